@@ -1,0 +1,48 @@
+"""An Elastic config as processes of one machine."""
+
+from __future__ import annotations
+
+from airflow_distrib.backends.elastic.config import Elastic
+from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.runner import spec as specs
+from airflow_distrib.runner.spec import ElasticSpec
+
+
+def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
+    """Render for the local launcher; several nodes become several agents on this machine.
+
+    Args:
+        rendezvous_id: must differ between tries, or a new try meets the old one's nodes.
+    """
+    if config.calls_directly:
+        return LocalPlan(specs.RANKS, 1, env=config.env or {}, env_defaults=nccl_environment(config))
+    elastic = ElasticSpec(
+        nproc_per_node=config.nproc_per_node,
+        min_nodes=config.min_nodes,
+        max_nodes=config.max_nodes,
+        start_method=config.start_method,
+        monitor_interval=float(config.monitor_interval),
+        max_restarts=int(config.max_restarts),
+        rdzv_backend=config.rdzv_backend,
+        rdzv_endpoint=config.rdzv_endpoint or "",
+        rdzv_configs=config.rendezvous(),
+        rdzv_id=rendezvous_id,
+        collective_timeout=int(config.nccl_collective_timeout_sec) if config.nccl_collective_timeout_sec else None,
+    )
+    return LocalPlan(
+        specs.ELASTIC,
+        config.max_nodes,
+        env=config.env or {},
+        env_defaults=nccl_environment(config),
+        elastic=elastic,
+    )
+
+
+def nccl_environment(config: Elastic) -> dict[str, str]:
+    """NCCL settings as torch reads them, in ProcessGroupNCCL.hpp."""
+    settings = {
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": config.nccl_heartbeat_timeout_sec,
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": config.nccl_async_error_handling,
+        "TORCH_NCCL_ENABLE_MONITORING": config.nccl_enable_monitoring,
+    }
+    return {name: str(int(value)) for name, value in settings.items() if value is not None}

@@ -1,0 +1,1 @@
+"""Processes on the Airflow worker itself."""

@@ -1,0 +1,164 @@
+"""One job of local processes: start it, read its log, stop it, take its outcomes.
+
+The supervisor gets a session of its own, so that the whole job is one process group. Its
+standard input is the lifeline: it ends when this process ends, however that happens, and
+the supervisor then stops the job and removes its folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.core import archive
+from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.reference import JobRef
+from airflow_distrib.runner import process, report
+from airflow_distrib.runner.lines import LineSplitter, RankLine, parse
+from airflow_distrib.runner.outcome import Outcome
+
+SYSTEM = "local"
+
+# The supervisor ends within its grace period; after this much longer it is killed too.
+_PATIENCE_SECONDS = 2.0
+
+
+def port_for(plan: LocalPlan) -> int | None:
+    """Choose the job's port, or check the one that the user chose.
+
+    Raises:
+        ConfigError: the chosen port is taken.
+    """
+    name, chosen = plan.port
+    if chosen is None and not plan.needs_port:
+        return None
+    with socket.socket() as probe:
+        # As torch binds: a port that only waits for old packets is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", chosen or 0))
+        except OSError as error:
+            raise ConfigError(
+                name,
+                f"port {chosen} is taken on {socket.gethostname()} ({error.strerror}); "
+                "leave it out and a free one is chosen",
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+class LocalJob:
+    """A running supervisor with its processes."""
+
+    def __init__(self, supervisor: asyncio.subprocess.Process, directory: Path, name: str, grace: float) -> None:
+        self._supervisor = supervisor
+        self._directory = directory
+        self._grace = grace
+        pid = supervisor.pid
+        self.ref = JobRef(
+            SYSTEM,
+            name,
+            f"{pid}:{process.start_time(pid)}",
+            {"host": socket.gethostname(), "directory": str(directory)},
+        )
+
+    @classmethod
+    async def start(
+        cls, plan: LocalPlan, payload: bytes, *, name: str, python: str | None = None, options: Mapping[str, Any]
+    ) -> Self:
+        """Write the job's folder and start its supervisor.
+
+        Args:
+            options: further fields of the :class:`~airflow_distrib.runner.spec.Spec`.
+
+        Raises:
+            ConfigError: a port that the user chose is taken, or ``python`` does not exist.
+        """
+        port = port_for(plan)
+        directory = Path(tempfile.mkdtemp(prefix="airflow-distrib-"))
+        try:
+            spec = plan.spec(str(directory), port, options)
+            (directory / "payload").write_bytes(payload)
+            (directory / "spec.json").write_text(spec.to_json(), encoding="utf-8")
+            (directory / "runner.pyz").write_bytes(archive.build())
+            supervisor = await asyncio.create_subprocess_exec(
+                python or sys.executable,
+                "-u",
+                str(directory / "runner.pyz"),
+                str(directory / "spec.json"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=plan.environment(os.environ, port),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise ConfigError("python", f"there is no interpreter {python!r} on {socket.gethostname()}") from error
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return cls(supervisor, directory, name, spec.grace_seconds)
+
+    async def lines(self) -> AsyncIterator[RankLine]:
+        """Lines of the chosen ranks as they come, until the job is over."""
+        assert self._supervisor.stdout is not None
+        splitter = LineSplitter()
+        while data := await self._supervisor.stdout.read(65536):
+            for line in splitter.feed(data):
+                yield parse(line)
+        for line in splitter.flush():
+            yield parse(line)
+
+    async def outcomes(self) -> tuple[int, list[Outcome]]:
+        """Wait for the end; return the supervisor's exit status and what it left."""
+        code = await self._supervisor.wait()
+        return code, report.collect(str(self._directory))
+
+    def terminate(self) -> None:
+        """Ask the job to stop; returns at once and may be called from a signal handler."""
+        if self._supervisor.returncode is None:
+            os.kill(self._supervisor.pid, signal.SIGTERM)
+
+    async def close(self) -> None:
+        """Stop the job if it still runs, kill what is left of its group, remove its folder."""
+        try:
+            if self._supervisor.returncode is None:
+                self.terminate()
+                async with asyncio.timeout(self._grace + _PATIENCE_SECONDS):
+                    await self._supervisor.wait()
+        except TimeoutError:
+            pass
+        finally:
+            _kill_group(self._supervisor.pid)
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _kill_group(group: int) -> None:
+    """Kill what a rank left running; usually nobody is there any more."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def remove(ref: JobRef) -> bool:
+    """Kill a job that an earlier try left behind; False when it is on another host.
+
+    The start time is compared, so that another process with the same pid is never hit.
+    """
+    if ref.address.get("host") != socket.gethostname():
+        return False
+    pid, _, started = ref.uid.partition(":")
+    if process.start_time(int(pid)) == started:
+        _kill_group(int(pid))
+    shutil.rmtree(ref.address["directory"], ignore_errors=True)
+    return True

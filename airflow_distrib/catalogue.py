@@ -1,0 +1,88 @@
+"""Every system of the package, one row of strings each; imports nothing.
+
+Provider metadata, lazy names, missing-extra errors, the README's table and the contract
+tests are made from these rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One system.
+
+    Attributes:
+        system: its name as users know it.
+        operator: dotted path of the operator.
+        config: dotted path of the config.
+        decorator: dotted path of the decorator function; empty when it takes no function.
+        decorator_name: the word after ``@task.``.
+        extra: extra of the package that holds its libraries; empty when it needs none.
+        example: file in ``dags/`` that shows it.
+        works: what runs in this release, for the README's table.
+    """
+
+    system: str
+    operator: str
+    config: str
+    decorator: str
+    decorator_name: str
+    extra: str
+    example: str
+    works: str
+
+
+ENTRIES = (
+    Entry(
+        system="torchrun Elastic",
+        operator="airflow_distrib.operators.pytorch.ElasticOperator",
+        config="airflow_distrib.backends.elastic.config.Elastic",
+        decorator="airflow_distrib.decorators.tasks.elastic_task",
+        decorator_name="elastic",
+        extra="torch",
+        example="digits_ddp.py",
+        works="functions on one node, on the Airflow worker; several nodes with `launcher=\"local\"`",
+    ),
+    Entry(
+        system="PyTorchJob",
+        operator="airflow_distrib.operators.pytorch.PyTorchJobOperator",
+        config="airflow_distrib.backends.pytorchjob.config.PyTorchJob",
+        decorator="airflow_distrib.decorators.tasks.pytorch_job_task",
+        decorator_name="pytorch_job",
+        extra="",
+        example="pytorch_job_local.py",
+        works="functions with `launcher=\"local\"`",
+    ),
+)
+
+LINKS = ("airflow_distrib.links.JobLink",)
+
+# Names that users import from the package itself.
+PUBLIC = {
+    **{entry.operator.rpartition(".")[2]: entry.operator for entry in ENTRIES},
+    **{entry.config.rpartition(".")[2]: entry.config for entry in ENTRIES},
+    **{entry.decorator.rpartition(".")[2]: entry.decorator for entry in ENTRIES if entry.decorator},
+    **{
+        name: f"airflow_distrib.core.resources.{name}"
+        for name in ("CleanPodPolicy", "Replica", "Resources", "RestartPolicy", "RunPolicy")
+    },
+    **{
+        name: f"airflow_distrib.core.errors.{name}"
+        for name in (
+            "ConfigError",
+            "DistribError",
+            "FunctionNotPicklable",
+            "JobError",
+            "JobTerminated",
+            "MissingExtra",
+            "RankFailed",
+            "ResultMissing",
+        )
+    },
+    # From the runner, where ranks find them: a function pickled on the worker names this module.
+    **{name: f"airflow_distrib.runner.errors.{name}" for name in ("NonRecoverableError", "RecoverableError")},
+}
+
+# Library of each extra, to say what is missing.
+EXTRA_MODULES = {"torch": "torch"}

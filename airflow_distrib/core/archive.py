@@ -1,0 +1,55 @@
+"""The archive that carries the runner: one file that any Python 3.8 or later can start."""
+
+from __future__ import annotations
+
+import functools
+import io
+import zipfile
+from pathlib import Path
+
+import cloudpickle
+
+import airflow_distrib.runner
+
+# The archive's own package root. Where airflow_distrib is installed as well, its other
+# parts stay importable; RecoverableError works for functions that say
+# ``airflow_distrib.RecoverableError``.
+_ROOT = '''\
+"""Only what ranks need; see airflow_distrib.runner."""
+from pkgutil import extend_path
+
+__path__ = extend_path(__path__, __name__)
+
+from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError  # noqa: E402
+'''
+
+_MAIN = """\
+import sys
+
+from airflow_distrib.runner.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
+"""
+
+# Fixed, so that the same release always makes the same bytes.
+_DATE = (2020, 1, 1, 0, 0, 0)
+
+
+@functools.cache
+def build() -> bytes:
+    """Return the archive: the runner and the installed cloudpickle, the same bytes each time."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in sorted(_files().items()):
+            archive.writestr(zipfile.ZipInfo(name, _DATE), text, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _files() -> dict[str, str]:
+    files = {"__main__.py": _MAIN, "airflow_distrib/__init__.py": _ROOT}
+    for module, target in ((airflow_distrib.runner, "airflow_distrib/runner"), (cloudpickle, "cloudpickle")):
+        assert module.__file__ is not None
+        for path in Path(module.__file__).parent.glob("*.py"):
+            files[f"{target}/{path.name}"] = path.read_text(encoding="utf-8")
+    return files

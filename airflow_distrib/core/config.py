@@ -1,0 +1,211 @@
+"""Base of every config: frozen, validated where it is written, templated, mergeable."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, ClassVar, Self, dataclass_transform
+
+from airflow_distrib.core.errors import ConfigError
+
+Check = Callable[[str, Any], Any]
+
+
+def is_template(value: Any) -> bool:
+    """True for what only gets its value at run time: Jinja text, or an upstream's XCom."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    return is_reference(value)
+
+
+def is_reference(value: Any) -> bool:
+    """True for an upstream task's output (Airflow's XComArg), known by its shape."""
+    return hasattr(value, "iter_references") and hasattr(value, "resolve")
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Config:
+    """A frozen dataclass with keyword arguments that checks itself.
+
+    Subclasses declare fields, a ``checks`` table (field name to a function that returns
+    the normal form of a value or raises :class:`ConfigError`) and, for rules that span
+    fields, ``check_together``. Templated values are passed over until they are rendered.
+    """
+
+    checks: ClassVar[Mapping[str, Check]] = {}
+
+    def __init_subclass__(cls) -> None:
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        """Meet a mistyped or positional argument with the names that exist."""
+        if args:
+            raise ConfigError(cls.__name__, f"takes keyword arguments only; write {cls.__name__}(field=...)")
+        cls._known(values)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, check in self.checks.items():
+            value = getattr(self, name)
+            if value is not None and not is_template(value):
+                object.__setattr__(self, name, check(name, value))
+        if not any(is_template(value) for value in self._values().values()):
+            self.check_together()
+
+    def check_together(self) -> None:
+        """Rules that span fields; runs when no field is a template."""
+
+    @classmethod
+    def _known(cls, values: Mapping[str, Any]) -> None:
+        fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type] # made one above
+        for name in values:
+            if name not in fields:
+                close = difflib.get_close_matches(str(name), fields, 1, 0.5)
+                hint = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(fields)}"
+                raise ConfigError(f"{cls.__name__}.{name}", f"there is no such field; {hint}")
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_mapping(cls, values: Any) -> Self:
+        """Make a config from plain values, such as an upstream task's XCom.
+
+        Raises:
+            ConfigError: an unknown field, or a value that cannot work.
+        """
+        if isinstance(values, cls):
+            return values
+        if not isinstance(values, Mapping):
+            raise ConfigError(cls.__name__, f"expected a {cls.__name__} or a mapping, not {type(values).__name__}")
+        return cls(**{str(name): value for name, value in values.items()})
+
+    def merged(self, overrides: Mapping[str, Any]) -> Self:
+        """A copy with some fields replaced; a mapping for a nested config is merged into it."""
+        self._known(overrides)
+        changes = {}
+        for name, value in overrides.items():
+            current = getattr(self, name)
+            nested = isinstance(current, Config) and isinstance(value, Mapping)
+            changes[name] = current.merged(value) if nested else value
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def mapped(self, change: Callable[[Any], Any]) -> Self:
+        """A copy whose every value went through ``change``; nested configs are handed to it whole."""
+        return type(self)(**{name: change(value) for name, value in self._values().items()})
+
+    def serialize(self) -> dict[str, Any]:
+        """Plain values of the fields that differ from their defaults, for Airflow's *Rendered Template* view."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {name: _plain(value) for name, value in self._values().items() if value != defaults[name]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.serialize()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def of(kind: type[Config]) -> Check:
+    """Check for a nested config: an instance, or a mapping to make one from."""
+
+    def check(name: str, value: Any) -> Any:
+        try:
+            return kind.from_mapping(value)
+        except ConfigError as error:
+            # A mapping names fields by the nested class; the reader knows the outer field.
+            field = error.field.removeprefix(f"{kind.__name__}.")
+            raise ConfigError(name if field == kind.__name__ else f"{name}.{field}", error.problem) from None
+
+    return check
+
+
+def whole(least: int = 0, most: int | None = None) -> Check:
+    """Check for a whole number, also as text, which is what a rendered template is."""
+
+    def check(name: str, value: Any) -> int:
+        number = _number(int, value)
+        if number is None or isinstance(value, float) or number < least or (most is not None and number > most):
+            bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise ConfigError(name, f"must be a whole number, {bounds}; got {value!r}")
+        return number
+
+    return check
+
+
+def seconds(above: float = 0.0) -> Check:
+    """Check for a duration in seconds, more than ``above``."""
+
+    def check(name: str, value: Any) -> float:
+        number = _number(float, value)
+        if number is None or not above < number < float("inf"):
+            raise ConfigError(name, f"must be a number of seconds above {above:g}; got {value!r}")
+        return number
+
+    return check
+
+
+def _number(kind: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return kind(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def flag(name: str, value: Any) -> bool:
+    """Check for true or false, also as rendered text."""
+    known = {True: True, False: False, "true": True, "false": False}
+    plain = value.lower() if isinstance(value, str) else value
+    if not isinstance(value, bool | str) or plain not in known:
+        raise ConfigError(name, f"must be True or False; got {value!r}")
+    return known[plain]
+
+
+def text(name: str, value: Any) -> str:
+    """Check for text that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(name, f"must be text that is not empty; got {value!r}")
+    return value
+
+
+def one_of(*allowed: str) -> Check:
+    """Check for one of some words."""
+
+    def check(name: str, value: Any) -> str:
+        if value not in allowed:
+            raise ConfigError(name, f"must be one of {', '.join(allowed)}; got {value!r}")
+        return str(value)
+
+    return check
+
+
+def member(kind: type[Enum]) -> Check:
+    """Check for a member of an enumeration, also by its value or name."""
+
+    def check(name: str, value: Any) -> Enum:
+        for each, candidate in kind.__members__.items():
+            if value is candidate or value in (each, candidate.value):
+                return candidate
+        raise ConfigError(name, f"must be one of {', '.join(str(each.value) for each in kind)}; got {value!r}")
+
+    return check
+
+
+def environment(name: str, value: Any) -> dict[str, str]:
+    """Check for environment variables: names and values are text."""
+    if not isinstance(value, Mapping):
+        raise ConfigError(name, f"must be a mapping of names to values; got {value!r}")
+    for key, item in value.items():
+        if not isinstance(key, str) or not key or "=" in key or "\0" in key:
+            raise ConfigError(name, f"{key!r} cannot be the name of an environment variable")
+        if not isinstance(item, str) and not is_template(item):
+            raise ConfigError(f"{name}[{key!r}]", f"must be text; write {str(item)!r} instead of {item!r}")
+    return dict(value)

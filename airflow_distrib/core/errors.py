@@ -1,0 +1,133 @@
+"""Every error this package raises on purpose.
+
+::
+
+    DistribError
+    ├── ConfigError             a config holds a value that cannot work (also a ValueError)
+    ├── MissingExtra            a system's client library is not installed (also an ImportError)
+    ├── FunctionNotPicklable    the function or an argument cannot be shipped
+    └── JobError                the job ran, or tried to, and has no result
+        ├── JobTerminated       it was stopped from outside
+        ├── ResultMissing       it ended well but left no result
+        └── RankFailed          a rank failed; the earliest one is named
+
+``permanent`` says whether a retry is useless: the operator then fails the task at once,
+whatever its ``retries``. Put the class names into a ``RetryPolicy`` to decide otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
+from airflow_distrib.runner.outcome import Outcome
+
+__all__ = [
+    "ConfigError",
+    "DistribError",
+    "FunctionNotPicklable",
+    "JobError",
+    "JobTerminated",
+    "MissingExtra",
+    "NonRecoverableError",
+    "RankFailed",
+    "RecoverableError",
+    "ResultMissing",
+]
+
+
+class DistribError(Exception):
+    """Root of this package's errors."""
+
+    permanent = False
+
+
+class ConfigError(DistribError, ValueError):
+    """A field of a config cannot work as given.
+
+    Attributes:
+        field: dotted name of the field, such as ``worker.replicas``.
+    """
+
+    permanent = True
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
+        return type(self), (self.field, self.problem)
+
+    def inside(self, parent: str) -> ConfigError:
+        """The same error, seen from the config that holds this one in field ``parent``."""
+        return ConfigError(f"{parent}.{self.field}", self.problem)
+
+
+class MissingExtra(DistribError, ImportError):
+    """An operator's client library is not installed."""
+
+    permanent = True
+
+    def __init__(self, what: str, extra: str, module: str) -> None:
+        super().__init__(
+            f"{what} needs {module!r}, which is not installed: pip install 'airflow-distrib[{extra}]'",
+            name=module,
+        )
+
+
+class FunctionNotPicklable(DistribError, TypeError):
+    """The function, or something it uses, cannot be shipped to the ranks."""
+
+    permanent = True
+
+
+class JobError(DistribError):
+    """A job without a result."""
+
+
+class JobTerminated(JobError):
+    """The job was stopped from outside: a kill, a shutdown, a lost worker."""
+
+
+class ResultMissing(JobError):
+    """The job ended well but rank 0 left no result, which is never taken for None."""
+
+
+class RankFailed(JobError):
+    """A rank failed.
+
+    Attributes:
+        outcome: what the earliest failing rank left behind: rank, host, time, error type,
+            message, traceback and the end of its log.
+        others: the outcomes of the other ranks that failed.
+    """
+
+    def __init__(self, outcome: Outcome, others: Sequence[Outcome] = (), hint: str = "") -> None:
+        self.outcome = outcome
+        self.others = tuple(others)
+        self.hint = hint
+        self.permanent = outcome.recoverable is False
+        super().__init__(self._text())
+
+    def __reduce__(self) -> tuple[type[RankFailed], tuple[Outcome, tuple[Outcome, ...], str]]:
+        return type(self), (self.outcome, self.others, self.hint)
+
+    def _text(self) -> str:
+        first = self.outcome
+        who = "the launcher" if first.rank is None else f"rank {first.rank}"
+        of = f" of {first.world_size}" if first.world_size and first.rank is not None else ""
+        when = datetime.fromtimestamp(first.time, UTC).isoformat(timespec="milliseconds")
+        parts = [f"{who}{of} failed first, on {first.host} at {when}: {first.error_type}: {first.message}"]
+        if self.hint:
+            parts.append(f"What to do: {self.hint}")
+        if first.traceback:
+            parts.append(f"--- traceback of {who}\n{first.traceback.rstrip()}")
+        if first.log_tail:
+            tail = "\n".join(first.log_tail)
+            parts.append(f"--- last lines of {who}\n{tail}")
+        if self.others:
+            rest = "; ".join(f"rank {each.rank}: {each.error_type}: {each.message:.200}" for each in self.others)
+            parts.append(f"--- failed later\n{rest}")
+        return "\n".join(parts)

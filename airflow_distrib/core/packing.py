@@ -1,0 +1,154 @@
+"""A function and its arguments as a payload, by value where the ranks cannot import."""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from airflow_distrib.core.errors import FunctionNotPicklable
+from airflow_distrib.runner import payload
+
+
+def pack(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], folders: Iterable[Path] = ()
+) -> bytes:
+    """Pickle a call for :func:`airflow_distrib.runner.payload.unwrap`.
+
+    Args:
+        folders: where DAG files live. Modules below them go by value: the ranks have the
+            user's libraries but not the user's DAG folder.
+
+    Raises:
+        FunctionNotPicklable: names the object and how the function reaches it.
+    """
+    with _by_value(function, folders):
+        try:
+            pickled = cloudpickle.dumps((function, tuple(args), dict(kwargs)))
+        except Exception as error:
+            raise FunctionNotPicklable(_explain(function, args, kwargs, error)) from error
+    return payload.wrap(pickled, _name(function))
+
+
+@contextlib.contextmanager
+def _by_value(function: Callable[..., Any], folders: Iterable[Path]) -> Iterator[None]:
+    registered = []
+    for module in _own_modules(function, [folder.resolve() for folder in folders]):
+        if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+            cloudpickle.register_pickle_by_value(module)
+            registered.append(module)
+    try:
+        yield
+    finally:
+        for module in registered:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _own_modules(function: Callable[..., Any], folders: list[Path]) -> Iterator[types.ModuleType]:
+    own = inspect.getmodule(inspect.unwrap(_innermost(function)))
+    for module in list(sys.modules.values()):
+        if not isinstance(module, types.ModuleType) or module.__name__ == "__main__":
+            continue
+        if module is own and not _is_installed(module):
+            yield module
+            continue
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and not _is_installed(module):
+            path = Path(file).resolve()
+            if any(path.is_relative_to(folder) for folder in folders):
+                yield module
+
+
+def _is_installed(module: types.ModuleType) -> bool:
+    """True for libraries, also those of a virtual environment inside the DAG folder."""
+    file = getattr(module, "__file__", None) or ""
+    root = module.__name__.partition(".")[0]
+    return root in sys.stdlib_module_names or root in ("airflow", "airflow_distrib") or any(
+        part in ("site-packages", "dist-packages") for part in Path(file).parts
+    )
+
+
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _name(function: Callable[..., Any]) -> str:
+    inner = _innermost(function)
+    return getattr(inner, "__qualname__", type(inner).__qualname__)
+
+
+def _explain(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
+) -> str:
+    """Find the object at fault by pickling every part by itself."""
+    name = _name(function)
+    parts = {f"argument {index + 1}": value for index, value in enumerate(args)}
+    parts |= {f"argument {key!r}": value for key, value in kwargs.items()}
+    for what, value in parts.items():
+        if (problem := _fault(value)) is not None:
+            return f"cannot ship {what} of {name}, a {_kind(value)}: {problem}"
+    found = _fault_inside(_innermost(function), name, set())
+    return found or f"cannot ship {name}: {error}"
+
+
+def _fault_inside(function: Any, name: str, seen: set[int]) -> str | None:
+    """Name the closure variable, global or default of ``function`` that cannot be pickled."""
+    function = inspect.unwrap(function) if callable(function) else function
+    if not isinstance(function, types.FunctionType) or id(function) in seen:
+        return None
+    seen.add(id(function))
+    for what, value in _reached(function):
+        if (problem := _fault(value)) is not None:
+            nested = _fault_inside(value, getattr(value, "__qualname__", ""), seen)
+            return nested or (
+                f"cannot ship {name}: its {what} is a {_kind(value)}: {problem}. "
+                "Create it inside the function instead"
+            )
+    return None
+
+
+def _reached(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # an empty cell has no value yet
+            yield f"closure variable {variable!r}", cell.cell_contents
+    for variable in _global_names(function.__code__):
+        if variable in function.__globals__:
+            yield f"global variable {variable!r}", function.__globals__[variable]
+    defaults = function.__defaults__ or ()
+    parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
+    for variable, value in zip(parameters[len(parameters) - len(defaults) :], defaults, strict=True):
+        yield f"default of {variable!r}", value
+    for variable, value in (function.__kwdefaults__ or {}).items():
+        yield f"default of {variable!r}", value
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield str(instruction.argval)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _fault(value: Any) -> str | None:
+    try:
+        cloudpickle.dumps(value)
+    except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises is the answer
+        return str(error)
+    return None
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,1 @@
+"""``@task.<name>`` for every operator that takes a function."""

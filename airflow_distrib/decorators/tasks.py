@@ -1,0 +1,96 @@
+"""Decorators: each turns a function into a task of one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar, overload
+
+from airflow.sdk.bases.decorator import DecoratedOperator, Task, task_decorator_factory
+
+from airflow_distrib.backends.elastic.config import Elastic
+from airflow_distrib.backends.pytorchjob.config import PyTorchJob
+from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.operators.base import DistributedJobOperator
+from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _FunctionOperator(DecoratedOperator):
+    """Hands the function and its arguments on to the operator it is mixed into."""
+
+    def __init__(self, *, python_callable: Any, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any) -> None:
+        call = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs}
+        super().__init__(kwargs_to_upstream=call, **call, **kwargs)
+
+
+def _decorated(operator: type[DistributedJobOperator], name: str) -> type[DecoratedOperator]:
+    """Make the operator class behind ``@task.<name>``."""
+    body = {
+        "custom_operator_name": f"@task.{name}",
+        "template_fields": operator.template_fields,
+        "template_fields_renderers": operator.template_fields_renderers,
+        "__module__": __name__,
+        "__doc__": operator.__doc__,
+    }
+    return type(f"_{operator.__name__}Decorated", (_FunctionOperator, operator), body)
+
+
+_ElasticOperatorDecorated = _decorated(ElasticOperator, "elastic")
+_PyTorchJobOperatorDecorated = _decorated(PyTorchJobOperator, "pytorch_job")
+
+
+def _task(operator: type[DecoratedOperator], name: str, first: Any, options: dict[str, Any]) -> Any:
+    """Serve ``@task.x``, ``@task.x()``, ``@task.x(config)`` and ``@task.x(task_config=config)``."""
+    if callable(first):
+        return task_decorator_factory(python_callable=first, decorated_operator_class=operator, **options)
+    if first is not None:
+        if "task_config" in options:
+            raise ConfigError("task_config", f"@task.{name} got it twice, by position and by name")
+        options["task_config"] = first
+    return task_decorator_factory(decorated_operator_class=operator, **options)
+
+
+@overload
+def elastic_task(task_config: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def elastic_task(
+    task_config: Elastic | Mapping[str, Any] | None = None,
+    /,
+    *,
+    multiple_outputs: bool | None = None,
+    **operator_arguments: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def elastic_task(task_config: Any = None, /, **operator_arguments: Any) -> Any:
+    """``@task.elastic(Elastic(...))``: the function runs on every rank of torchrun.
+
+    Args:
+        task_config: the config; ``Elastic()`` by default.
+        multiple_outputs: unfold a returned dict into one XCom per key; taken from the
+            return annotation by default.
+        operator_arguments: anything that :class:`~airflow_distrib.operators.pytorch.ElasticOperator` takes.
+    """
+    return _task(_ElasticOperatorDecorated, "elastic", task_config, operator_arguments)
+
+
+@overload
+def pytorch_job_task(task_config: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def pytorch_job_task(
+    task_config: PyTorchJob | Mapping[str, Any] | None = None,
+    /,
+    *,
+    multiple_outputs: bool | None = None,
+    **operator_arguments: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def pytorch_job_task(task_config: Any = None, /, **operator_arguments: Any) -> Any:
+    """``@task.pytorch_job(PyTorchJob(...))``: the function runs on the master and the workers.
+
+    Args:
+        task_config: the config.
+        multiple_outputs: unfold a returned dict into one XCom per key; taken from the
+            return annotation by default.
+        operator_arguments: anything that :class:`~airflow_distrib.operators.pytorch.PyTorchJobOperator` takes.
+    """
+    return _task(_PyTorchJobOperatorDecorated, "pytorch_job", task_config, operator_arguments)

@@ -1,0 +1,31 @@
+"""Entry of the archive: ``python runner.pyz SPEC`` supervises; the rest is for its own children."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import List
+
+from airflow_distrib.runner import call, rank, spec
+from airflow_distrib.runner.process import PARENT, die_with
+
+
+def main(arguments: List[str]) -> int:
+    """Do what the arguments say; returns the exit status."""
+    if arguments[0] == "--rank":
+        die_with(int(os.environ[PARENT]))
+        place = rank.from_env(os.environ)
+        rank.export(place, os.environ)
+        return call.run(spec.read(arguments[1]), place)
+    if arguments[0] == "--agent":
+        die_with(int(os.environ[PARENT]))
+        from airflow_distrib.runner import agent
+
+        return agent.main(spec.read(arguments[1]), int(arguments[2]))
+    from airflow_distrib.runner.supervisor import Supervisor
+
+    return Supervisor(spec.read(arguments[0]), archive=sys.argv[0]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,168 @@
+"""torch's elastic agent for one node: starts the ranks, restarts them, says who failed."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+from typing import Any, Dict, List, Optional, Union
+
+from airflow_distrib.runner import call, outcome, payload, rank, report, streams
+from airflow_distrib.runner.outcome import Outcome
+from airflow_distrib.runner.process import die_with, signal_name
+from airflow_distrib.runner.spec import ElasticSpec, Spec
+
+# Set by fork's parent so that its children need not load the function again.
+_preloaded: List[payload.Call] = []
+
+
+class TorchNotInstalled(Exception):
+    """Elastic needs torch where the ranks run."""
+
+
+class RendezvousFailed(Exception):
+    """The nodes did not meet."""
+
+
+def main(spec: Spec, node: int) -> int:
+    """Run the ranks of node number ``node``; returns the exit status."""
+    assert spec.elastic is not None
+    try:
+        return _launch(spec, spec.elastic, node)
+    except BaseException as error:  # noqa: BLE001 - the last place where the cause is still known
+        if type(error).__name__ == "SignalException":
+            # The supervisor forwarded a signal; it reports the job as terminated.
+            return 1
+        report.leave(spec.directory, call.unexpected(error), "agent-{}".format(node))
+        return 1
+
+
+def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
+    launcher = _import_launcher()
+    nproc = processes_per_node(elastic.nproc_per_node)
+    if nproc > 1:
+        # As torchrun does: ranks that each start a thread per core choke one another.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if elastic.start_method == "fork":
+        _preloaded.append(call.load(spec))
+    pump = streams.Pump(spec.directory, node, nproc)
+    config = launcher.LaunchConfig(
+        min_nodes=elastic.min_nodes,
+        max_nodes=elastic.max_nodes,
+        nproc_per_node=nproc,
+        run_id=elastic.rdzv_id,
+        rdzv_backend=elastic.rdzv_backend,
+        rdzv_endpoint=elastic.rdzv_endpoint,
+        rdzv_configs=_rendezvous_configs(elastic, node),
+        max_restarts=elastic.max_restarts,
+        monitor_interval=elastic.monitor_interval,
+        start_method=elastic.start_method,
+        # The agent's own children get less time than the agent, or it cannot report.
+        **_supported(launcher.LaunchConfig, shutdown_timeout=max(1, int(spec.grace_seconds) - 1)),
+    )
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    pump.start()
+    try:
+        launcher.elastic_launch(config, worker)(spec, node, os.getpid())
+    except ChildFailedError as error:
+        pump.finish()
+        _leave_silent_deaths(spec, pump, error)
+        return 1
+    finally:
+        pump.finish()
+    return 0
+
+
+def _import_launcher() -> Any:
+    try:
+        import torch.distributed.launcher.api as launcher
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise TorchNotInstalled(
+            "Elastic needs PyTorch in {}: pip install 'airflow-distrib[torch]' there, or name "
+            "another interpreter with the operator's python=".format(sys.executable)
+        ) from None
+    return launcher
+
+
+def _rendezvous_configs(elastic: ElasticSpec, node: int) -> Dict[str, Any]:
+    configs = dict(elastic.rdzv_configs)
+    if elastic.rdzv_backend == "static":
+        configs.setdefault("rank", node)
+    return configs
+
+
+def _supported(kind: Any, **options: Any) -> Dict[str, Any]:
+    """Leave out what this release of torch does not know yet."""
+    return {name: value for name, value in options.items() if name in kind.__dataclass_fields__}
+
+
+def processes_per_node(wanted: Union[int, str]) -> int:
+    """Turn "auto", "gpu" and "cpu" into a number, on the machine that runs the ranks.
+
+    Raises:
+        ValueError: "gpu" where there is none.
+    """
+    if isinstance(wanted, int):
+        return wanted
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "gpu" and not gpus:
+        raise ValueError('nproc_per_node is "gpu" but torch sees no GPU on {}'.format(os.uname().nodename))
+    if wanted in ("gpu", "auto") and gpus:
+        return gpus
+    return os.cpu_count() or 1
+
+
+def worker(spec: Spec, node: int, agent: int) -> None:
+    """Entry of every rank; torch calls it in a process of its own, so it must be importable."""
+    die_with(agent)
+    place = rank.from_env(os.environ)
+    streams.redirect_output(streams.pipe_path(spec.directory, node, place.local_rank), place.rank)
+    if spec.elastic is not None and spec.elastic.collective_timeout:
+        _set_collective_timeout(spec.elastic.collective_timeout)
+    status = call.run(spec, place, _preloaded[0] if _preloaded else None)
+    if status:
+        # Not an exception: torch would print its own traceback below the user's.
+        sys.exit(status)
+
+
+def _set_collective_timeout(seconds: int) -> None:
+    """Change the default of init_process_group; torch has no variable for it.
+
+    The module keeps names of its own for the two constants, so those are set.
+    """
+    import torch.distributed.distributed_c10d as c10d
+
+    c10d.default_pg_timeout = datetime.timedelta(seconds=seconds)
+    c10d.default_pg_nccl_timeout = datetime.timedelta(seconds=seconds)
+
+
+def _leave_silent_deaths(spec: Spec, pump: streams.Pump, error: Any) -> None:
+    """Write outcomes for ranks that could not: torch names one failing rank per node at most."""
+    told = {each.rank for each in report.collect(spec.directory)}
+    noticed = time.time()
+    first = min(list(pump.ended_at.values()) or [noticed])
+    for number in sorted(set(pump.ended_at) | set(error.failures)):
+        failure = error.failures.get(number)
+        ended = pump.ended_at.get(number, noticed)
+        # torch ends the other ranks itself a moment later; those are not the cause.
+        if number not in told and (failure is not None or ended - first < 0.05):
+            report.leave(spec.directory, _silent_death(number, ended, failure))
+
+
+def _silent_death(number: int, ended: float, failure: Optional[Any]) -> Outcome:
+    code = failure.exitcode if failure is not None else None
+    how = signal_name(-code) if code is not None and code < 0 else "exit status {}".format(code)
+    return outcome.now(
+        outcome.FAILURE,
+        number,
+        error_type=outcome.PROCESS_KILLED,
+        message="the process of rank {} ended without a word ({})".format(number, how),
+        exit_code=code,
+        restart=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+    )._replace(time=ended)

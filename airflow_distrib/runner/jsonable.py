@@ -1,0 +1,106 @@
+"""A function's return value as JSON: what is converted, what is refused, and where."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from typing import Any, List, Mapping, NamedTuple, Set
+
+# Largest result that travels with the outcome itself, in bytes of JSON. Larger ones
+# need result_path: the XCom of a task lives in Airflow's database.
+MAX_RESULT_BYTES = 1024 * 1024
+
+
+class ResultError(Exception):
+    """What the function returned cannot become an XCom."""
+
+
+class Jsonable(NamedTuple):
+    """JSON text of a value, and what had to be changed to make it."""
+
+    text: str
+    warnings: List[str]
+
+
+def to_json(value: Any) -> Jsonable:
+    """Render ``value`` as JSON.
+
+    Tuples become lists, numpy scalars Python numbers, dates and times ISO 8601 text.
+    NaN and infinities become null and number keys become text, each with a warning that
+    names the place. Anything else is refused.
+
+    Raises:
+        ResultError: the value, or something inside it, is of another type.
+    """
+    warnings: List[str] = []
+    plain = _convert(value, "result", warnings, set())
+    return Jsonable(json.dumps(plain, allow_nan=False, ensure_ascii=False), warnings)
+
+
+def _convert(value: Any, place: str, warnings: List[str], parents: Set[int]) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _finite(float(value), place, warnings)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (dict, list, tuple)):
+        if id(value) in parents:
+            raise ResultError("{} contains itself".format(place))
+        inside = parents | {id(value)}
+        if isinstance(value, dict):
+            return _convert_mapping(value, place, warnings, inside)
+        return [_convert(item, "{}[{}]".format(place, index), warnings, inside) for index, item in enumerate(value)]
+    if _is_numpy_scalar(value):
+        return _convert(value.item(), place, warnings, parents)
+    raise ResultError(_refusal(value, place))
+
+
+def _convert_mapping(value: Mapping[Any, Any], place: str, warnings: List[str], parents: Set[int]) -> Any:
+    plain = {}
+    for key, item in value.items():
+        at = "{}[{!r}]".format(place, key)
+        if not isinstance(key, str):
+            if isinstance(key, bool) or not (isinstance(key, (int, float)) or _is_numpy_scalar(key)):
+                raise ResultError("{} has a key of type {}; keys must be text".format(place, _type_name(key)))
+            warnings.append("{}: the key became text".format(at))
+        if str(key) in plain:
+            raise ResultError("{} has two keys that are both {!r} as text".format(place, str(key)))
+        plain[str(key)] = _convert(item, at, warnings, parents)
+    return plain
+
+
+def _finite(value: float, place: str, warnings: List[str]) -> Any:
+    if math.isfinite(value):
+        return value
+    warnings.append("{} is {}, which JSON cannot hold: it became null".format(place, value))
+    return None
+
+
+def _is_numpy_scalar(value: Any) -> bool:
+    # By name: numpy is the user's library, it may not be here at all.
+    return type(value).__module__ == "numpy" and hasattr(value, "item") and not hasattr(value, "__len__")
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else "{}.{}".format(kind.__module__, kind.__qualname__)
+
+
+def _refusal(value: Any, place: str) -> str:
+    name = _type_name(value)
+    hint = "return numbers, text, lists and dicts, and save large objects to a file whose path you return"
+    if name == "torch.Tensor":
+        hint = "call .item() or .tolist() on it"
+    elif name == "numpy.ndarray":
+        hint = "call .tolist() on it"
+    elif hasattr(value, "__dataclass_fields__"):
+        hint = "return dataclasses.asdict(...)"
+    elif isinstance(value, (set, frozenset)):
+        hint = "return sorted(...) of it"
+    return "{} is of type {}, which is not JSON: {}".format(place, name, hint)

@@ -1,0 +1,59 @@
+"""Bytes of a stream, cut into lines that a log can hold."""
+
+from __future__ import annotations
+
+import re
+from typing import List, NamedTuple, Optional
+
+# Longer lines are cut: Airflow loses log records of several megabytes.
+MAX_LINE_BYTES = 64 * 1024
+
+_PREFIX = re.compile(r"\[rank (\d+)\] ")
+
+
+class LineSplitter:
+    """Collects bytes and gives back whole lines, decoded, without their end."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> List[str]:
+        """Add ``data`` and return the lines it completes."""
+        *whole, self._rest = (self._rest + data).split(b"\n")
+        lines = [text for line in whole for text in _cut(line)]
+        while len(self._rest) > MAX_LINE_BYTES:
+            lines.append(_text(self._rest[:MAX_LINE_BYTES]))
+            self._rest = self._rest[MAX_LINE_BYTES:]
+        return lines
+
+    def flush(self) -> List[str]:
+        """Return what stands after the last line end."""
+        rest, self._rest = self._rest, b""
+        return _cut(rest) if rest else []
+
+
+def _cut(line: bytes) -> List[str]:
+    return [_text(line[at : at + MAX_LINE_BYTES]) for at in range(0, len(line), MAX_LINE_BYTES)] or [""]
+
+
+def _text(line: bytes) -> str:
+    # A progress bar rewrites its line with carriage returns: keep what a terminal would show.
+    return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
+
+
+class RankLine(NamedTuple):
+    """A line and the rank that wrote it; None for the processes around the ranks."""
+
+    rank: Optional[int]
+    text: str
+
+
+def prefixed(line: RankLine) -> str:
+    """``[rank 3] text``; a line of no rank stands as it is."""
+    return line.text if line.rank is None else "[rank {}] {}".format(line.rank, line.text)
+
+
+def parse(text: str) -> RankLine:
+    """The reverse of :func:`prefixed`."""
+    match = _PREFIX.match(text)
+    return RankLine(int(match.group(1)), text[match.end() :]) if match else RankLine(None, text)

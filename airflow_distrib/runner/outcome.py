@@ -1,0 +1,140 @@
+"""How one rank ended, as a JSON document that the worker can trust to be only data."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import traceback
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional
+
+from airflow_distrib.runner import errors
+
+FORMAT = 1
+SUCCESS = "success"
+FAILURE = "failure"
+TERMINATED = "terminated"
+
+# Longest parts of a document, in characters: a traceback's end names the fault.
+MAX_MESSAGE = 4000
+MAX_TRACEBACK = 12000
+
+# A process that was killed cannot write its own outcome; its death is seen a moment
+# later than the connection errors it causes in its peers. Seconds of head start it gets.
+KILLED_HEAD_START = 1.0
+
+
+class Outcome(NamedTuple):
+    """One rank's end.
+
+    Attributes:
+        kind: ``success``, ``failure``, or ``terminated`` (asked to stop by a signal).
+        rank: global rank, or None for a process that is not a rank (torch's agent).
+        time: seconds since the epoch at which the rank ended.
+        result: JSON text of rank 0's return value; None everywhere else.
+        result_path: where rank 0 wrote its result instead, if it was told to.
+        error_type: class name of the exception, or a name of our own such as ``ProcessKilled``.
+        recoverable: True or False where the function said so; None where it did not.
+        exit_code: exit status; negative is the number of the signal, as in subprocess.
+    """
+
+    kind: str
+    rank: Optional[int]
+    world_size: Optional[int] = None
+    host: str = ""
+    pid: int = 0
+    time: float = 0.0
+    restart: int = 0
+    result: Optional[str] = None
+    result_path: Optional[str] = None
+    warnings: List[str] = []
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+    recoverable: Optional[bool] = None
+    exit_code: Optional[int] = None
+    log_tail: List[str] = []
+
+    def to_json(self) -> str:
+        """Render as one line of JSON; empty fields are left out."""
+        fields = {key: value for key, value in self._asdict().items() if value not in (None, "", [])}
+        return json.dumps({"format": FORMAT, **fields}, ensure_ascii=False)
+
+    @property
+    def died_silently(self) -> bool:
+        """True for a rank that ended without writing anything itself."""
+        return self.error_type in (PROCESS_KILLED, OUT_OF_MEMORY)
+
+
+PROCESS_KILLED = "ProcessKilled"
+OUT_OF_MEMORY = "OutOfMemory"
+EXITED_EARLY = "ExitedEarly"
+
+
+class OutcomeUnreadable(ValueError):
+    """A document is not an outcome of a format this version reads."""
+
+
+def from_json(text: str) -> Outcome:
+    """Read a document; fields this version does not know are dropped.
+
+    Raises:
+        OutcomeUnreadable: it is not JSON, or of another format.
+    """
+    try:
+        document: Dict[str, Any] = json.loads(text)
+        if document.pop("format") != FORMAT:
+            raise ValueError("another format")
+        known = {key: value for key, value in document.items() if key in Outcome._fields}
+        return Outcome(**{"rank": None, **known})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutcomeUnreadable("not an outcome document ({}): {:.200}".format(error, text)) from None
+
+
+def now(kind: str, rank: Optional[int], **fields: Any) -> Outcome:
+    """An outcome of this host at this moment."""
+    return Outcome(kind, rank, host=socket.gethostname(), time=time.time(), **fields)
+
+
+def failure_fields(error: BaseException) -> Dict[str, Any]:
+    """What an outcome says of an exception."""
+    recoverable: Optional[bool] = None
+    if isinstance(error, errors.RecoverableError):
+        recoverable = True
+    elif isinstance(error, errors.NonRecoverableError):
+        recoverable = False
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
+        message = "<its text could not be made: {!r}>".format(broken)
+    lines = traceback.format_exception(type(error), error, _user_frames(error))
+    return {
+        "error_type": type(error).__qualname__,
+        "message": message[:MAX_MESSAGE],
+        "traceback": "".join(lines)[-MAX_TRACEBACK:],
+        "recoverable": recoverable,
+    }
+
+
+def _user_frames(error: BaseException) -> Any:
+    """Skip the runner's own frames at the top: they say nothing about the user's code."""
+    frame = error.__traceback__
+    while frame is not None and "airflow_distrib/runner/" in frame.tb_frame.f_code.co_filename.replace("\\", "/"):
+        frame = frame.tb_next
+    return frame or error.__traceback__
+
+
+def earliest_failure(outcomes: Iterable[Outcome]) -> Optional[Outcome]:
+    """The failure that came first, which is the one to name.
+
+    Ranks that were only asked to stop are named when nothing else is. A rank killed from
+    outside gets :data:`KILLED_HEAD_START`. Equal times go to the lower rank.
+    """
+
+    def order(outcome: Outcome) -> Any:
+        at = outcome.time - (KILLED_HEAD_START if outcome.died_silently else 0.0)
+        unranked = outcome.rank is None
+        return (outcome.kind != FAILURE, unranked, at, outcome.rank or 0)
+
+    failed = [outcome for outcome in outcomes if outcome.kind != SUCCESS]
+    return min(failed, key=order) if failed else None

@@ -1,0 +1,62 @@
+"""Processes of this machine: dying with a parent, telling one apart from a namesake."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Optional
+
+# Tells a child who started it, so that it can see that this one is gone already.
+PARENT = "AIRFLOW_DISTRIB_PARENT"
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however it ends.
+
+    Linux only; elsewhere the parent's own signal handling has to do. A parent that was
+    gone before the call is noticed too.
+    """
+    if sys.platform.startswith("linux"):
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        except (OSError, AttributeError):
+            return
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)
+
+
+def signal_name(number: int) -> str:
+    """``SIGKILL`` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "signal {}".format(number)
+
+
+def start_time(pid: int) -> Optional[str]:
+    """When a process started, in clock ticks since boot; None when it is gone or a zombie.
+
+    Together with the pid it names one process for good: pids are used again.
+    """
+    try:
+        with open("/proc/{}/stat".format(pid), encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in ("Z", "X") else fields[19]
+
+
+def oom_kills() -> Optional[int]:
+    """How often the kernel killed for memory in this process's control group; None if unknown."""
+    try:
+        with open("/proc/self/cgroup", encoding="ascii") as file:
+            group = next(line.strip().partition("::")[2] for line in file if line.startswith("0::"))
+        with open("/sys/fs/cgroup{}/memory.events".format(group), encoding="ascii") as file:
+            counters = dict(line.split() for line in file)
+        return int(counters["oom_kill"])
+    except (OSError, StopIteration, KeyError, ValueError):
+        return None

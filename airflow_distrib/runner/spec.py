@@ -1,0 +1,77 @@
+"""What one supervisor is told to run: a small JSON file beside the payload."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Dict, List, NamedTuple, Optional, Union
+
+FORMAT = 1
+
+# The rank processes are numbered by the supervisor itself: local launcher.
+RANKS = "ranks"
+# One rank process, its number comes from the launcher's environment: pods, srun, mpirun.
+ENVIRONMENT = "environment"
+# torch's elastic agent numbers and restarts the ranks.
+ELASTIC = "elastic"
+
+
+class ElasticSpec(NamedTuple):
+    """Arguments of torch's elastic agent; see :class:`airflow_distrib.Elastic`."""
+
+    nproc_per_node: Union[int, str] = 1
+    min_nodes: int = 1
+    max_nodes: int = 1
+    start_method: str = "spawn"
+    monitor_interval: float = 0.1
+    max_restarts: int = 0
+    rdzv_backend: str = "c10d"
+    rdzv_endpoint: str = ""
+    rdzv_configs: Dict[str, Any] = {}
+    rdzv_id: str = ""
+    collective_timeout: Optional[int] = None
+
+
+class Spec(NamedTuple):
+    """One job on one machine.
+
+    Attributes:
+        mode: :data:`RANKS`, :data:`ENVIRONMENT` or :data:`ELASTIC`.
+        directory: holds the payload, the outcomes and the streams; private to the user.
+        processes: ranks to start (RANKS) or agents to start (ELASTIC).
+        log_ranks: ranks whose lines are passed on; None is all of them.
+        result_path: where rank 0 writes a result that is too large to travel along.
+        grace_seconds: time between SIGTERM and SIGKILL.
+        lifeline: stop when standard input ends, that is when the starter died.
+    """
+
+    mode: str
+    directory: str
+    processes: int = 1
+    log_ranks: Optional[List[int]] = None
+    result_path: Optional[str] = None
+    grace_seconds: float = 3.0
+    lifeline: bool = False
+    elastic: Optional[ElasticSpec] = None
+
+    @property
+    def payload(self) -> str:
+        """Path of the packed function."""
+        return os.path.join(self.directory, "payload")
+
+    def to_json(self) -> str:
+        """Render for :func:`read`."""
+        fields = self._asdict()
+        fields["elastic"] = self.elastic._asdict() if self.elastic else None
+        return json.dumps({"format": FORMAT, **fields})
+
+
+def read(path: str) -> Spec:
+    """Read the file at ``path``."""
+    with open(path, encoding="utf-8") as file:
+        fields = json.load(file)
+    if fields.pop("format") != FORMAT:
+        raise ValueError("{} was written by another version of airflow_distrib".format(path))
+    if fields["elastic"] is not None:
+        fields["elastic"] = ElasticSpec(**fields["elastic"])
+    return Spec(**fields)

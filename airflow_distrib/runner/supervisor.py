@@ -1,0 +1,263 @@
+"""The outermost process of a job on one machine: starts, listens, stops, reports."""
+
+from __future__ import annotations
+
+import collections
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, Deque, Dict, List, Optional
+
+from airflow_distrib.runner import outcome, process, report
+from airflow_distrib.runner import spec as specs
+from airflow_distrib.runner.lines import LineSplitter, RankLine, parse, prefixed
+from airflow_distrib.runner.outcome import Outcome
+from airflow_distrib.runner.rank import from_env
+from airflow_distrib.runner.spec import Spec
+
+# Lines of a failing rank that go into its outcome.
+TAIL_LINES = 30
+
+# A rank that ended may leave children that hold its output open: how long to listen on.
+_AFTER_EXIT_SECONDS = 0.3
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Child:
+    """One process under supervision: a rank, or an agent that speaks for several."""
+
+    def __init__(self, arguments: List[str], environment: Dict[str, str], rank: Optional[int]) -> None:
+        self.rank = rank
+        self.splitter = LineSplitter()
+        self.process = subprocess.Popen(
+            arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert self.process.stdout is not None
+        self.output: Optional[int] = self.process.stdout.fileno()
+        os.set_blocking(self.output, False)
+        self.ended_at: Optional[float] = None
+
+    @property
+    def code(self) -> Optional[int]:
+        """Exit status; negative for a signal; None while it runs."""
+        return self.process.returncode
+
+
+class Supervisor:
+    """Runs one :class:`Spec` to its end."""
+
+    def __init__(self, spec: Spec, archive: str) -> None:
+        self.spec = spec
+        self.children: List[Child] = []
+        self.tails: Dict[Optional[int], Deque[str]] = collections.defaultdict(
+            lambda: collections.deque(maxlen=TAIL_LINES)
+        )
+        self._archive = archive
+        self._selector = selectors.DefaultSelector()
+        self._stopped_by: Optional[int] = None
+        self._stopped_at = 0.0
+        self._kill_at: Optional[float] = None
+        self._first_failed: Optional[Child] = None
+        self._orphaned = False
+        self._oom_before = process.oom_kills()
+
+    def run(self) -> int:
+        """Start everything, wait for its end, leave the outcomes; returns the exit status."""
+        self._listen_to_signals()
+        self._start()
+        while any(child.output is not None or child.code is None for child in self.children):
+            self._turn()
+        self._leave_outcomes()
+        if self._orphaned:
+            # Nobody is left to do it, and nobody to read the outcomes.
+            shutil.rmtree(self.spec.directory, ignore_errors=True)
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        if self._stopped_by is not None:
+            return 128 + self._stopped_by
+        return 0 if all(child.code == 0 for child in self.children) else 1
+
+    def _start(self) -> None:
+        base = {**os.environ, "PYTHONUNBUFFERED": "1", process.PARENT: str(os.getpid())}
+        python = [sys.executable, "-u", self._archive]
+        path = os.path.join(self.spec.directory, "spec.json")
+        for number in range(self.spec.processes):
+            if self.spec.mode == specs.ELASTIC:
+                child = Child([*python, "--agent", path, str(number)], base, None)
+            elif self.spec.mode == specs.RANKS:
+                child = Child([*python, "--rank", path], {**base, **self._numbers(number)}, number)
+            else:
+                child = Child([*python, "--rank", path], base, from_env(base).rank)
+            self.children.append(child)
+            self._selector.register(child.output, selectors.EVENT_READ, child)  # type: ignore[arg-type] # open here
+
+    def _numbers(self, number: int) -> Dict[str, str]:
+        count = str(self.spec.processes)
+        numbers = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+        if self.spec.processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+            numbers["OMP_NUM_THREADS"] = "1"
+        return numbers
+
+    def _listen_to_signals(self) -> None:
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        self._selector.register(read, selectors.EVENT_READ, "signals")
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        if self.spec.lifeline:
+            self._selector.register(0, selectors.EVENT_READ, "lifeline")
+
+    def _turn(self) -> None:
+        """Wait for something to happen and deal with it."""
+        for key, _ in self._selector.select(timeout=0.1):
+            if key.data == "signals":
+                for number in os.read(key.fd, 512):
+                    if number in STOP_SIGNALS:
+                        self._stop(number)
+            elif key.data == "lifeline":
+                if not os.read(0, 512):
+                    self._selector.unregister(0)
+                    self._orphaned = True
+                    self._say("the process that started this job is gone: stopping")
+                    self._stop(signal.SIGHUP)
+            else:
+                self._read(key.data)
+        self._look_at_children()
+
+    def _read(self, child: Child) -> bool:
+        assert child.output is not None
+        try:
+            data = os.read(child.output, 65536)
+        except BlockingIOError:
+            return False
+        for line in child.splitter.feed(data) if data else child.splitter.flush():
+            self._pass_on(child, line)
+        if not data:
+            self._selector.unregister(child.output)
+            child.output = None
+        return bool(data)
+
+    def _pass_on(self, child: Child, text: str) -> None:
+        line = RankLine(child.rank, text) if child.rank is not None else parse(text)
+        self.tails[line.rank].append(line.text)
+        if line.rank is None or self.spec.log_ranks is None or line.rank in self.spec.log_ranks:
+            self._say(prefixed(line))
+
+    def _say(self, text: str) -> None:
+        data = (text + "\n").encode("utf-8", "replace")
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except BrokenPipeError:
+            # Whoever read the log is gone; the lifeline or a signal will say so.
+            return
+
+    def _look_at_children(self) -> None:
+        now = time.time()
+        for child in self.children:
+            if child.ended_at is None and child.process.poll() is not None:
+                child.ended_at = now
+                if child.code != 0:
+                    # With a stop under way nobody failed first: all were asked to end.
+                    if self._kill_at is None:
+                        self._first_failed = child
+                    self._end_others()
+            if child.output is not None and child.ended_at is not None and now - child.ended_at > _AFTER_EXIT_SECONDS:
+                self._stop_listening(child)
+        if self._kill_at is not None and now > self._kill_at:
+            for child in self.children:
+                if child.code is None:
+                    child.process.kill()
+
+    def _stop_listening(self, child: Child) -> None:
+        while child.output is not None and self._read(child):
+            pass
+        if child.output is not None:
+            for line in child.splitter.flush():
+                self._pass_on(child, line)
+            self._selector.unregister(child.output)
+            child.output = None
+
+    def _stop(self, number: int) -> None:
+        """Someone asked the job to stop."""
+        if self._stopped_by is None:
+            self._stopped_by, self._stopped_at = number, time.time()
+            self._end_others()
+
+    def _end_others(self) -> None:
+        """Ask every running child to stop, and allow it the grace period."""
+        if self._kill_at is None:
+            self._kill_at = time.time() + self.spec.grace_seconds
+            for child in self.children:
+                if child.code is None:
+                    child.process.send_signal(signal.SIGTERM)
+
+    def _leave_outcomes(self) -> None:
+        told = {each.rank: each for each in report.collect(self.spec.directory) if each.rank is not None}
+        for child in self.children:
+            if child.rank is not None:
+                told[child.rank] = self._judge(child, told.get(child.rank))
+        for rank, told_outcome in told.items():
+            final = self._after_stop(told_outcome)
+            if final.kind != outcome.SUCCESS:
+                final = final._replace(log_tail=list(self.tails[rank]))
+            report.leave(self.spec.directory, final)
+        for node, child in enumerate(self.children):
+            if child.rank is None and child.code not in (0, 1) and self._stopped_by is None:
+                report.leave(self.spec.directory, self._ended_silently(child, "torch's agent"), "agent-{}".format(node))
+        if self._stopped_by is not None:
+            name = process.signal_name(self._stopped_by)
+            stopped = outcome.now(outcome.TERMINATED, None, message="the job was stopped by {}".format(name))
+            report.leave(self.spec.directory, stopped._replace(time=self._stopped_at), "supervisor")
+
+    def _judge(self, child: Child, told: Optional[Outcome]) -> Outcome:
+        """What became of a rank: its own word, unless its end contradicts it."""
+        if told is None:
+            return self._ended_silently(child, "rank {}".format(child.rank))
+        if told.kind == outcome.SUCCESS and child.code != 0:
+            how = _how(child.code or 0)
+            message = "the function returned, but then its process ended with {}".format(how)
+            return told._replace(
+                kind=outcome.FAILURE, error_type=outcome.PROCESS_KILLED, message=message, exit_code=child.code, result=None
+            )
+        return told
+
+    def _ended_silently(self, child: Child, who: str) -> Outcome:
+        code = child.code or 0
+        fields: Dict[str, Any] = {"exit_code": code, "pid": child.process.pid}
+        asked = child is not self._first_failed and -code in (signal.SIGTERM, signal.SIGKILL)
+        if asked and self._kill_at is not None:
+            kind = outcome.TERMINATED
+            fields["message"] = "{} was stopped because {}".format(
+                who, "the job was" if self._stopped_by is not None else "another rank failed"
+            )
+        else:
+            kind = outcome.FAILURE
+            fields.update(self._silent_cause(code, who))
+        return outcome.now(kind, child.rank, **fields)._replace(time=child.ended_at or time.time())
+
+    def _silent_cause(self, code: int, who: str) -> Dict[str, Any]:
+        if code == 0:
+            message = "{} exited with status 0 before the function returned, so there is no result".format(who)
+            return {"error_type": outcome.EXITED_EARLY, "message": message}
+        if code == -signal.SIGKILL and (process.oom_kills() or 0) > (self._oom_before or 0):
+            return {
+                "error_type": outcome.OUT_OF_MEMORY,
+                "message": "{} was killed by the kernel because memory ran out".format(who),
+            }
+        return {"error_type": outcome.PROCESS_KILLED, "message": "{} ended with {}".format(who, _how(code))}
+
+    def _after_stop(self, told: Outcome) -> Outcome:
+        """What happens after a stop was asked for is its consequence, not a failure or a success."""
+        if self._stopped_by is None or told.time < self._stopped_at:
+            return told
+        return told._replace(kind=outcome.TERMINATED, result=None, result_path=None)
+
+
+def _how(code: int) -> str:
+    return "signal {}".format(process.signal_name(-code)) if code < 0 else "exit status {}".format(code)
