@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_distrib.core.errors import ConfigError
@@ -20,6 +19,7 @@ SHIPPABLE_CONTEXT = frozenset(
         "data_interval_start",
         "ds",
         "ds_nodash",
+        "expanded_ti_count",
         "logical_date",
         "params",
         "partition_date",
@@ -33,20 +33,19 @@ SHIPPABLE_CONTEXT = frozenset(
         "ts",
         "ts_nodash",
         "ts_nodash_with_tz",
+        "try_number",
     }
 )
 
 
-def refuse_live_context(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Reject parameters that ask for Airflow's live objects.
+def refuse_live_context(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> None:
+    """Reject parameters that would be filled with Airflow's live objects.
 
     Raises:
         ConfigError: names the parameter and what to pass instead.
     """
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD or name in given:
-            continue
-        if name in KNOWN_CONTEXT_KEYS and name not in SHIPPABLE_CONTEXT and parameter.default is parameter.empty:
+    for name, parameter in _open_parameters(function, args, kwargs).items():
+        if name in KNOWN_CONTEXT_KEYS - SHIPPABLE_CONTEXT and parameter.default is parameter.empty:
             raise ConfigError(
                 f"parameter {name!r} of {getattr(function, '__name__', function)}",
                 "is an object of Airflow, which ranks cannot use; pass the values you need instead, "
@@ -58,10 +57,21 @@ def call_arguments(
     function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any], context: Mapping[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Complete the arguments from the context, as TaskFlow does, and make them plain."""
-    offered = {name: context[name] for name in SHIPPABLE_CONTEXT if name in context}
-    accepts_all = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
-    wanted = dict(kwargs) if accepts_all else dict(determine_kwargs(function, args, {**offered, **kwargs}))
-    return [plain(value) for value in args], {name: plain(value) for name, value in wanted.items()}
+    wanted = _open_parameters(function, args, kwargs)
+    offered = {name: context[name] for name in SHIPPABLE_CONTEXT if name in wanted and name in context}
+    complete = {**offered, **kwargs}
+    return [plain(value) for value in args], {name: plain(value) for name, value in complete.items()}
+
+
+def _open_parameters(
+    function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]
+) -> dict[str, inspect.Parameter]:
+    """Named parameters that the given arguments leave open."""
+    parameters = inspect.signature(function).parameters.values()
+    positional = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    given = {*positional[: len(args)], *kwargs}
+    named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
+    return {each.name: each for each in named if each.name not in given}
 
 
 def plain(value: Any) -> Any:

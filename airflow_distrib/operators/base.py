@@ -104,7 +104,7 @@ class DistributedJobOperator(BaseOperator):
         self._killed = False
         if not callable(python_callable):
             raise ConfigError("python_callable", f"must be a function; got {python_callable!r}")
-        refuse_live_context(python_callable, self.op_kwargs)
+        refuse_live_context(python_callable, self.op_args, self.op_kwargs)
         if isinstance(task_config_overrides, Mapping) and isinstance(self.task_config, Config):
             self.task_config.merged(task_config_overrides)
         for reference in _references(self.task_config):

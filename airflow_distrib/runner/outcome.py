@@ -56,8 +56,9 @@ class Outcome(NamedTuple):
     log_tail: List[str] = []
 
     def to_json(self) -> str:
-        """Render as one line of JSON; empty fields are left out."""
-        fields = {key: value for key, value in self._asdict().items() if value not in (None, "", [])}
+        """Render as one line of JSON; fields at their default are left out."""
+        defaults = self._field_defaults
+        fields = {key: value for key, value in self._asdict().items() if key not in defaults or value != defaults[key]}
         return json.dumps({"format": FORMAT, **fields}, ensure_ascii=False)
 
     @property

@@ -1,0 +1,188 @@
+"""Real torchrun jobs on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_distrib.backends.elastic.config import Elastic
+from airflow_distrib.backends.elastic.render import local_plan
+from airflow_distrib.core.errors import RecoverableError
+from airflow_distrib.runner import outcome as outcomes
+
+from local_jobs import Ended, run
+
+
+def elastic(function: Any, *args: Any, id: str = "try-1", **fields: Any) -> Ended:
+    """Run a function under torchrun."""
+    return run(function, *args, plan=local_plan(Elastic(**{"nproc_per_node": 2, **fields}), id))
+
+
+def describe() -> dict[str, Any]:
+    """What a rank sees; the sum shows that the ranks reach each other."""
+    import os
+
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    dist.destroy_process_group()
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID")
+    print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"])
+    return {"sum": total.item(), **{name: os.environ.get(name) for name in names}}
+
+
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+def test_ranks_run_and_rank_zero_returns(start_method: str) -> None:
+    """Both ways to start ranks; the rendezvous id is the one given."""
+    ended = elastic(describe, start_method=start_method, id=f"try-{start_method}")
+    assert ended.code == 0
+    seen = json.loads(ended.outcomes[0].result or "")
+    assert seen["sum"] == 2.0
+    assert (seen["WORLD_SIZE"], seen["OMP_NUM_THREADS"]) == ("2", "1")
+    assert seen["TORCHELASTIC_RUN_ID"] == f"try-{start_method}"
+    assert sorted(line.text for line in ended.lines if line.rank is not None) == ["rank 0 of 2", "rank 1 of 2"]
+
+
+@pytest.mark.parametrize("backend", ["c10d", "static"])
+def test_several_nodes_run_on_this_machine(backend: str) -> None:
+    """One agent a node, each with a rank."""
+    ended = elastic(describe, nnodes=2, nproc_per_node=1, rdzv_backend=backend)
+    assert ended.code == 0
+    seen = json.loads(ended.outcomes[0].result or "")
+    assert (seen["sum"], seen["WORLD_SIZE"], seen["LOCAL_RANK"]) == (2.0, "2", "0")
+
+
+def test_all_ranks_restart_after_one_failed() -> None:
+    """The failure of the first round is not the job's."""
+
+    def fail_first() -> int:
+        import os
+
+        restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+        if restart == 0 and os.environ["RANK"] == "1":
+            raise ValueError("only once")
+        return restart
+
+    ended = elastic(fail_first, max_restarts=1)
+    assert ended.code == 0
+    assert [each.restart for each in ended.outcomes] == [1, 1]
+    assert ended.outcomes[0].result == "1"
+    assert any("only once" in text for text in ended.text(1))
+
+
+def test_the_last_restarts_failure_is_reported() -> None:
+    """With the flag that the function set."""
+
+    def fail() -> None:
+        import os
+
+        raise RecoverableError(f"round {os.environ['TORCHELASTIC_RESTART_COUNT']}")
+
+    ended = elastic(fail, max_restarts=1)
+    assert ended.code == 1
+    assert ended.first.message == "round 1"
+    assert ended.first.recoverable is True
+
+
+def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
+    """Rank 0 writes its complaint before anybody can notice rank 1's death."""
+
+    def lose_one() -> None:
+        import os
+        import signal
+
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        print("the last words")
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        dist.all_reduce(torch.ones(1))
+
+    ended = elastic(lose_one)
+    assert (ended.first.rank, ended.first.error_type) == (1, outcomes.PROCESS_KILLED)
+    assert "the last words" in ended.first.log_tail
+
+
+def test_the_number_of_ranks_is_found_where_they_run() -> None:
+    """ "cpu" is one rank per core; without a GPU "auto" is the same."""
+
+    def world() -> int:
+        import os
+
+        return int(os.environ["WORLD_SIZE"]) - (os.cpu_count() or 1)
+
+    assert elastic(world, nproc_per_node="cpu").outcomes[0].result == "0"
+
+
+def test_gpu_without_a_gpu_is_an_error_that_says_so() -> None:
+    """Not a job of zero ranks."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    ended = elastic(describe, nproc_per_node="gpu")
+    assert 'nproc_per_node is "gpu" but torch sees no GPU' in ended.first.message
+
+
+def test_nccl_settings_reach_the_ranks() -> None:
+    """As variables, and as the default timeout of process groups."""
+
+    def seen() -> dict[str, Any]:
+        import os
+
+        from torch.distributed.distributed_c10d import _get_default_timeout
+
+        names = [name for name in os.environ if name.startswith("TORCH_NCCL_")]
+        timeouts = [_get_default_timeout(backend).total_seconds() for backend in ("nccl", "gloo")]
+        return {**{name: os.environ[name] for name in names}, "timeouts": timeouts}
+
+    ended = elastic(seen, nccl_async_error_handling=True, nccl_collective_timeout_sec=77)
+    assert json.loads(ended.outcomes[0].result or "") == {
+        "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        "TORCH_NCCL_ENABLE_MONITORING": "1",
+        "timeouts": [77.0, 77.0],
+    }
+
+
+def test_missing_torch_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
+    """In an interpreter without torch."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = tmp_path / "bare" / "bin" / "python"
+    subprocess.run([str(python), "-c", "import json"], check=True)
+    ended = run(describe, plan=local_plan(Elastic(nproc_per_node=2), "id"), python=str(python))
+    assert ended.first.error_type == "TorchNotInstalled"
+    assert "pip install 'airflow-distrib[torch]'" in ended.first.message
+    assert str(python) in ended.first.message
+
+
+def test_one_rank_needs_no_torch(tmp_path: Path) -> None:
+    """It calls the function directly."""
+    venv.create(tmp_path / "bare", with_pip=False)
+
+    def world() -> str:
+        import os
+
+        return os.environ["WORLD_SIZE"]
+
+    ended = run(world, plan=local_plan(Elastic(), "id"), python=str(tmp_path / "bare" / "bin" / "python"))
+    assert ended.outcomes[0].result == '"1"'
+
+
+def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
+    """Two nodes are asked for, the second never comes: the job does not wait for ever."""
+    config = Elastic(nnodes=2, rdzv_configs={"join_timeout": 2, "timeout": 2}, rdzv_endpoint="localhost:0")
+    ended = run(print, plan=dataclasses.replace(local_plan(config, "id"), processes=1))
+    assert ended.code == 1
+    assert ended.first.rank is None
+    assert "Timeout" in ended.first.error_type

@@ -1,0 +1,114 @@
+"""Return values as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from airflow_distrib.runner.jsonable import ResultError, to_json
+
+
+class Point(NamedTuple):
+    """A tuple with names."""
+
+    x: int
+    y: int
+
+
+@dataclasses.dataclass
+class Metrics:
+    """Not JSON by itself."""
+
+    loss: float
+
+
+CONVERTED = [
+    (None, None),
+    (True, True),
+    (1, 1),
+    (0.5, 0.5),
+    ("é\n", "é\n"),
+    ([1, [2]], [1, [2]]),
+    ((1, 2), [1, 2]),
+    (Point(1, 2), [1, 2]),
+    (np.float32(0.5), 0.5),
+    (np.float64(0.25), 0.25),
+    (np.int64(3), 3),
+    (np.bool_(True), True),
+    (np.str_("a"), "a"),
+    ({"a": {"b": (np.float32(1), None)}}, {"a": {"b": [1.0, None]}}),
+    (datetime.date(2026, 1, 2), "2026-01-02"),
+    (datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC), "2026-01-02T03:04:00+00:00"),
+    (datetime.time(3, 4), "03:04:00"),
+]
+
+
+@pytest.mark.parametrize(("value", "plain"), CONVERTED)
+def test_values_that_json_can_hold_are_converted_without_a_word(value: Any, plain: Any) -> None:
+    """Scalars of numpy, tuples and dates become what JSON has for them."""
+    text, warnings = to_json(value)
+    assert json.loads(text) == plain
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (float("nan"), "result is nan"),
+        ({"loss": float("inf")}, "result['loss'] is inf"),
+        ({"curve": [1.0, np.float32("nan")]}, "result['curve'][1] is nan"),
+    ],
+)
+def test_numbers_that_are_not_finite_become_null_with_a_warning_that_names_the_key(value: Any, place: str) -> None:
+    """A diverged loss does not fail the task, and does not pass for a number."""
+    text, warnings = to_json(value)
+    assert "null" in text
+    assert len(warnings) == 1
+    assert place in warnings[0]
+
+
+def test_number_keys_become_text_with_a_warning() -> None:
+    """Losses by epoch number are common; JSON has only text keys."""
+    text, warnings = to_json({1: 0.5, np.int64(2): 0.25})
+    assert json.loads(text) == {"1": 0.5, "2": 0.25}
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"model": {"w": torch.ones(2)}}, ["result['model']['w']", "torch.Tensor", ".tolist()"]),
+        ({"a": [1, np.ones(2)]}, ["result['a'][1]", "numpy.ndarray", ".tolist()"]),
+        ({"tags": {1, 2}}, ["result['tags']", "set", "sorted"]),
+        (b"x", ["result is of type bytes"]),
+        (Metrics(1.0), ["Metrics", "dataclasses.asdict"]),
+        (1j, ["complex"]),
+        ({(1, 2): 3}, ["result has a key of type tuple"]),
+        ({1: "a", "1": "b"}, ["two keys", "'1'"]),
+    ],
+)
+def test_everything_else_is_refused_with_the_type_and_the_key(value: Any, words: list[str]) -> None:
+    """The error names where the value is, what it is and what to do."""
+    with pytest.raises(ResultError) as caught:
+        to_json(value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_value_that_contains_itself_is_refused() -> None:
+    """Not a recursion error somewhere deep inside."""
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ResultError, match=r"result\[0\] contains itself"):
+        to_json(loop)
+
+
+def test_the_same_object_twice_is_no_loop() -> None:
+    """Only an object inside itself is."""
+    shared = [1]
+    assert json.loads(to_json([shared, shared]).text) == [[1], [1]]

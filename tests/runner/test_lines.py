@@ -1,0 +1,55 @@
+"""Streams cut into lines."""
+
+from __future__ import annotations
+
+import pytest
+from airflow_distrib.runner.lines import MAX_LINE_BYTES, LineSplitter, RankLine, parse, prefixed
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n\r"), max_size=30)), st.integers(1, 7))
+def test_lines_are_whole_however_the_bytes_arrive(lines: list[str], step: int) -> None:
+    """Pieces may end inside a line, or inside a character."""
+    data = "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
+    splitter = LineSplitter()
+    found = [line for at in range(0, len(data), step) for line in splitter.feed(data[at : at + step])]
+    assert found + splitter.flush() == [
+        line.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for line in lines
+    ]
+
+
+def test_what_stands_after_the_last_line_end_is_not_lost() -> None:
+    """A process that dies in the middle of a line still said it."""
+    splitter = LineSplitter()
+    assert splitter.feed(b"whole\nhalf") == ["whole"]
+    assert splitter.flush() == ["half"]
+    assert splitter.flush() == []
+
+
+def test_a_progress_bar_is_shown_as_a_terminal_shows_it() -> None:
+    """Only what stands after the last carriage return is visible."""
+    assert LineSplitter().feed(b" 10%|#   |\r 50%|##  |\r100%|####|\n") == ["100%|####|"]
+    assert LineSplitter().feed(b"dos\r\n") == ["dos"]
+
+
+def test_endless_lines_are_cut() -> None:
+    """A log record of many megabytes would be lost as a whole."""
+    lines = LineSplitter().feed(b"x" * (2 * MAX_LINE_BYTES + 5) + b"\n")
+    assert [len(line) for line in lines] == [MAX_LINE_BYTES, MAX_LINE_BYTES, 5]
+
+
+def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
+    """It is passed on in pieces before its end is seen."""
+    assert [len(line) for line in LineSplitter().feed(b"x" * (MAX_LINE_BYTES + 1))] == [MAX_LINE_BYTES]
+
+
+def test_bytes_that_are_no_text_are_shown_with_replacements() -> None:
+    """A binary line does not end the log."""
+    assert LineSplitter().feed(b"\xff\xfe ok\n") == ["\ufffd\ufffd ok"]
+
+
+@pytest.mark.parametrize("line", [RankLine(3, "text"), RankLine(None, "text"), RankLine(0, "")])
+def test_prefix_and_parse_are_each_others_reverse(line: RankLine) -> None:
+    """The rank travels in front of the line."""
+    assert parse(prefixed(line)) == line

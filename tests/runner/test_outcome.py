@@ -1,0 +1,101 @@
+"""Outcome documents and the choice of the failure to name."""
+
+from __future__ import annotations
+
+import pytest
+from airflow_distrib.runner import outcome as outcomes
+from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
+from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable, earliest_failure, failure_fields, from_json
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def failed(rank: int | None, time: float, **fields: object) -> Outcome:
+    """A failure at a time."""
+    return Outcome(outcomes.FAILURE, rank, time=time, **{"error_type": "ValueError", **fields})  # type: ignore[arg-type]
+
+
+@given(
+    st.builds(
+        Outcome,
+        kind=st.sampled_from([outcomes.SUCCESS, outcomes.FAILURE]),
+        rank=st.none() | st.integers(0, 9999),
+        message=st.text(),
+        traceback=st.text(),
+        time=st.floats(0, 2e9),
+        log_tail=st.lists(st.text()),
+    )
+)
+def test_a_document_comes_back_as_it_was(outcome: Outcome) -> None:
+    """Whatever text an error holds survives the way over JSON."""
+    assert from_json(outcome.to_json()) == outcome
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"kind": "success"}', '{"format": 99, "kind": "success"}'])
+def test_what_is_not_a_document_of_this_format_is_an_error(text: str) -> None:
+    """A damaged document is never taken for a success."""
+    with pytest.raises(OutcomeUnreadable):
+        from_json(text)
+
+
+def test_fields_of_a_later_version_are_dropped() -> None:
+    """A newer runner may say more than this reader knows."""
+    assert from_json('{"format": 1, "kind": "success", "rank": 0, "energy": 5}') == Outcome(outcomes.SUCCESS, 0)
+
+
+ORDER = [
+    ([failed(0, 10.0), failed(1, 9.0)], 1),
+    ([failed(2, 10.0), failed(1, 10.0)], 1),
+    ([failed(0, 9.5), failed(1, 10.0, error_type=outcomes.PROCESS_KILLED)], 1),
+    ([failed(0, 8.0), failed(1, 10.0, error_type=outcomes.PROCESS_KILLED)], 0),
+    ([Outcome(outcomes.TERMINATED, 0, time=1.0), failed(1, 10.0)], 1),
+    ([failed(None, 1.0), failed(1, 10.0)], 1),
+    ([Outcome(outcomes.SUCCESS, 0, time=1.0), failed(1, 10.0)], 1),
+]
+
+
+@pytest.mark.parametrize(("found", "rank"), ORDER)
+def test_the_earliest_failure_is_named(found: list[Outcome], rank: int) -> None:
+    """Killed ranks get a head start, ranks that were stopped and agents come last."""
+    first = earliest_failure(found)
+    assert first is not None
+    assert first.rank == rank
+
+
+def test_there_is_no_failure_among_successes() -> None:
+    """Nothing to name is None."""
+    assert earliest_failure([Outcome(outcomes.SUCCESS, 0)]) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "recoverable"), [(RecoverableError("x"), True), (NonRecoverableError("x"), False), (ValueError("x"), None)]
+)
+def test_an_exception_says_whether_a_retry_helps(error: Exception, recoverable: bool | None) -> None:
+    """Only the two classes for it decide; everything else is left to Airflow's retries."""
+    assert failure_fields(error)["recoverable"] is recoverable
+
+
+def test_an_exception_whose_text_cannot_be_made_is_still_reported() -> None:
+    """A broken __str__ of a user's exception does not hide the failure."""
+
+    class BrokenError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    assert "no text" in failure_fields(BrokenError())["message"]
+
+
+def test_a_long_traceback_keeps_its_end() -> None:
+    """The end names the fault."""
+
+    def deep(level: int) -> None:
+        if level:
+            deep(level - 1)
+        raise ValueError("the fault " + "x" * 9000)
+
+    with pytest.raises(ValueError, match="the fault") as caught:
+        deep(300)
+    fields = failure_fields(caught.value)
+    assert len(fields["traceback"]) <= outcomes.MAX_TRACEBACK
+    assert len(fields["message"]) <= outcomes.MAX_MESSAGE
+    assert fields["traceback"].rstrip().endswith("x")

@@ -1,0 +1,88 @@
+"""The carriers of outcomes."""
+
+from __future__ import annotations
+
+import random
+import string
+from pathlib import Path
+
+import pytest
+from airflow_distrib.runner import outcome as outcomes
+from airflow_distrib.runner import report
+from airflow_distrib.runner.outcome import Outcome
+
+
+def success(size: int = 2) -> Outcome:
+    """A success whose result does not compress."""
+    letters = random.Random(0).choices(string.ascii_letters + string.digits, k=size)
+    return Outcome(outcomes.SUCCESS, 0, result='"' + "".join(letters) + '"')
+
+
+def test_outcomes_of_a_folder_are_collected_by_rank(tmp_path: Path) -> None:
+    """A later outcome of a rank replaces the earlier one; the agent's comes last."""
+    report.leave(str(tmp_path), Outcome(outcomes.FAILURE, None, message="agent"), "agent-0")
+    for rank in (10, 2):
+        report.leave(str(tmp_path), Outcome(outcomes.SUCCESS, rank))
+    report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 2))
+    found = report.collect(str(tmp_path))
+    assert [(each.rank, each.kind) for each in found] == [(2, "failure"), (10, "success"), (None, "failure")]
+
+
+def test_outcomes_of_an_earlier_restart_do_not_count(tmp_path: Path) -> None:
+    """A rank that failed before the restart is not a failure of the job."""
+    report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 3, restart=0))
+    report.leave(str(tmp_path), Outcome(outcomes.SUCCESS, 0, restart=1))
+    assert [each.rank for each in report.collect(str(tmp_path))] == [0]
+
+
+def test_a_small_outcome_fits_the_termination_message() -> None:
+    """And comes back from it."""
+    text = report.termination_message(success(2000))
+    assert text is not None
+    assert len(text) <= report.MAX_TERMINATION_BYTES
+    assert report.from_termination_message(text) == success(2000)
+
+
+def test_a_large_outcome_does_not() -> None:
+    """The kubelet would cut it."""
+    assert report.termination_message(success(6000)) is None
+
+
+def test_another_programs_termination_message_is_not_an_outcome() -> None:
+    """Some images write their own."""
+    assert report.from_termination_message("Segmentation fault") is None
+
+
+def test_frames_are_found_among_other_lines_in_any_order() -> None:
+    """Log lines of other processes stand between them."""
+    lines = report.frames(success(30_000))
+    assert len(lines) > 2
+    mixed = ["epoch 1", *reversed(lines), "done"]
+    assert report.from_frames(mixed) == success(30_000)
+
+
+def test_the_last_document_counts() -> None:
+    """A restarted rank writes again into the same log."""
+    assert report.from_frames([*report.frames(success(5)), *report.frames(success(9))]) == success(9)
+
+
+def test_a_log_without_frames_has_no_document() -> None:
+    """Which is not an error here: the caller knows whether one was promised."""
+    assert report.from_frames(["epoch 1", "::airflow-distrib nonsense"]) is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_a_damaged_document_is_an_error(damage: str) -> None:
+    """Neither a lost nor a changed line passes."""
+    lines = report.frames(success(30_000))
+    if damage == "missing":
+        del lines[1]
+    else:
+        lines[1] = lines[1][:-4] + ("AAAA" if not lines[1].endswith("AAAA") else "BBBB")
+    with pytest.raises(report.FramesDamaged):
+        report.from_frames(lines)
+
+
+def test_a_one_mebibyte_result_travels_in_frames() -> None:
+    """The largest result that needs no result_path."""
+    assert report.from_frames(report.frames(success(2**20 - 2))) == success(2**20 - 2)
