@@ -20,6 +20,7 @@ class Entry(NamedTuple):
         decorator_name: the word after ``@task.``.
         extra: extra of the package that holds its libraries; empty when it needs none.
         example: file in ``dags/`` that shows it.
+        documentation: the system's own.
         works: what runs in this release, for the README's table.
     """
 
@@ -30,6 +31,7 @@ class Entry(NamedTuple):
     decorator_name: str
     extra: str
     example: str
+    documentation: str
     works: str
 
 
@@ -42,7 +44,8 @@ ENTRIES = (
         decorator_name="elastic",
         extra="torch",
         example="digits_ddp.py",
-        works="functions on one node, on the Airflow worker; several nodes with `launcher=\"local\"`",
+        documentation="https://docs.pytorch.org/docs/stable/elastic/run.html",
+        works='functions on one node, on the Airflow worker; several nodes with `launcher="local"`',
     ),
     Entry(
         system="PyTorchJob",
@@ -52,7 +55,8 @@ ENTRIES = (
         decorator_name="pytorch_job",
         extra="",
         example="pytorch_job_local.py",
-        works="functions with `launcher=\"local\"`",
+        documentation="https://www.kubeflow.org/docs/components/trainer/legacy-v1/user-guides/pytorch/",
+        works='functions with `launcher="local"`',
     ),
 )
 

@@ -17,7 +17,14 @@ def get_provider_info() -> dict[str, Any]:
         "name": _NAME,
         "description": "Runs PyTorch, MPI, Ray, Spark, Slurm and other distributed jobs from a DAG.",
         "versions": [__version__],
-        "integrations": [{"integration-name": entry.system, "tags": ["software"]} for entry in ENTRIES],
+        "integrations": [
+            {
+                "integration-name": entry.system,
+                "external-doc-url": entry.documentation,
+                "tags": ["machine-learning"],
+            }
+            for entry in ENTRIES
+        ],
         "operators": [
             {"integration-name": entry.system, "python-modules": [entry.operator.rpartition(".")[0]]}
             for entry in ENTRIES

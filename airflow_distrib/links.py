@@ -24,10 +24,14 @@ class JobLink(BaseOperatorLink):
 
         Every value is escaped, so that none can change where the link leads.
         """
+        del operator  # the task instance says it all
         template = conf.get("airflow_distrib", "job_url_template", fallback="")
         if not template:
             return ""
-        identity = JobIdentity(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index or -1, ti_key.try_number)
+        # On the worker this is the task instance itself, whose map_index may be None.
+        index: int | None = ti_key.map_index
+        map_index = -1 if index is None else index
+        identity = JobIdentity(ti_key.dag_id, ti_key.run_id, ti_key.task_id, map_index, ti_key.try_number)
         values = {
             "dag_id": ti_key.dag_id,
             "run_id": ti_key.run_id,
@@ -36,4 +40,10 @@ class JobLink(BaseOperatorLink):
             "try_number": str(ti_key.try_number),
             "job_name": identity.name(),
         }
-        return template.format_map({name: quote(str(value), safe="") for name, value in values.items()})
+        try:
+            return template.format_map({name: quote(str(value), safe="") for name, value in values.items()})
+        except KeyError as error:
+            raise ValueError(
+                f"job_url_template in section [airflow_distrib] has a place {{{error.args[0]}}}; "
+                f"it may have {', '.join(values)}"
+            ) from None

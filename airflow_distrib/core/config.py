@@ -51,7 +51,7 @@ class Config:
             value = getattr(self, name)
             if value is not None and not is_template(value):
                 object.__setattr__(self, name, check(name, value))
-        if not any(is_template(value) for value in self._values().values()):
+        if not any(is_template(value) for value in self.values().values()):
             self.check_together()
 
     def check_together(self) -> None:
@@ -66,7 +66,8 @@ class Config:
                 hint = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(fields)}"
                 raise ConfigError(f"{cls.__name__}.{name}", f"there is no such field; {hint}")
 
-    def _values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
+        """Field names and their values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
@@ -94,12 +95,12 @@ class Config:
 
     def mapped(self, change: Callable[[Any], Any]) -> Self:
         """A copy whose every value went through ``change``; nested configs are handed to it whole."""
-        return type(self)(**{name: change(value) for name, value in self._values().items()})
+        return type(self)(**{name: change(value) for name, value in self.values().items()})
 
     def serialize(self) -> dict[str, Any]:
         """Plain values of the fields that differ from their defaults, for Airflow's *Rendered Template* view."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {name: _plain(value) for name, value in self._values().items() if value != defaults[name]}
+        return {name: _plain(value) for name, value in self.values().items() if value != defaults[name]}
 
 
 def _plain(value: Any) -> Any:
@@ -130,7 +131,7 @@ def whole(least: int = 0, most: int | None = None) -> Check:
     """Check for a whole number, also as text, which is what a rendered template is."""
 
     def check(name: str, value: Any) -> int:
-        number = _number(int, value)
+        number: int | None = _number(int, value)
         if number is None or isinstance(value, float) or number < least or (most is not None and number > most):
             bounds = f"at least {least}" if most is None else f"from {least} to {most}"
             raise ConfigError(name, f"must be a whole number, {bounds}; got {value!r}")
@@ -143,7 +144,7 @@ def seconds(above: float = 0.0) -> Check:
     """Check for a duration in seconds, more than ``above``."""
 
     def check(name: str, value: Any) -> float:
-        number = _number(float, value)
+        number: float | None = _number(float, value)
         if number is None or not above < number < float("inf"):
             raise ConfigError(name, f"must be a number of seconds above {above:g}; got {value!r}")
         return number

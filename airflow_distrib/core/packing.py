@@ -55,7 +55,8 @@ def _by_value(function: Callable[..., Any], folders: Iterable[Path]) -> Iterator
 def _own_modules(function: Callable[..., Any], folders: list[Path]) -> Iterator[types.ModuleType]:
     own = inspect.getmodule(inspect.unwrap(_innermost(function)))
     for module in list(sys.modules.values()):
-        if not isinstance(module, types.ModuleType) or module.__name__ == "__main__":
+        # Some libraries put objects there that only look like modules.
+        if type(module) is not types.ModuleType or module.__name__ == "__main__":
             continue
         if module is own and not _is_installed(module):
             yield module
@@ -71,8 +72,10 @@ def _is_installed(module: types.ModuleType) -> bool:
     """True for libraries, also those of a virtual environment inside the DAG folder."""
     file = getattr(module, "__file__", None) or ""
     root = module.__name__.partition(".")[0]
-    return root in sys.stdlib_module_names or root in ("airflow", "airflow_distrib") or any(
-        part in ("site-packages", "dist-packages") for part in Path(file).parts
+    return (
+        root in sys.stdlib_module_names
+        or root in ("airflow", "airflow_distrib")
+        or any(part in ("site-packages", "dist-packages") for part in Path(file).parts)
     )
 
 
@@ -87,9 +90,7 @@ def _name(function: Callable[..., Any]) -> str:
     return getattr(inner, "__qualname__", type(inner).__qualname__)
 
 
-def _explain(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception
-) -> str:
+def _explain(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
     """Find the object at fault by pickling every part by itself."""
     name = _name(function)
     parts = {f"argument {index + 1}": value for index, value in enumerate(args)}
@@ -111,8 +112,7 @@ def _fault_inside(function: Any, name: str, seen: set[int]) -> str | None:
         if (problem := _fault(value)) is not None:
             nested = _fault_inside(value, getattr(value, "__qualname__", ""), seen)
             return nested or (
-                f"cannot ship {name}: its {what} is a {_kind(value)}: {problem}. "
-                "Create it inside the function instead"
+                f"cannot ship {name}: its {what} is a {_kind(value)}: {problem}. Create it inside the function instead"
             )
     return None
 

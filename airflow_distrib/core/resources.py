@@ -100,7 +100,7 @@ class RunPolicy(Config):
     }
 
 
-def pod_template(name: str, value: Any) -> dict[str, Any]:
+def check_pod_template(name: str, value: Any) -> dict[str, Any]:
     """Check for a pod template: a mapping with ``metadata`` or ``spec``."""
     if not isinstance(value, Mapping) or not value or not set(value) <= {"metadata", "spec"}:
         raise ConfigError(name, f"must be a mapping with 'metadata' and 'spec' as in a PodTemplateSpec; got {value!r}")
@@ -132,5 +132,5 @@ class Replica(Config):
         "requests": config.of(Resources),
         "limits": config.of(Resources),
         "restart_policy": config.member(RestartPolicy),
-        "pod_template": pod_template,
+        "pod_template": check_pod_template,
     }

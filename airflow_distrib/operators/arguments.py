@@ -67,7 +67,10 @@ def _open_parameters(
     function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, inspect.Parameter]:
     """Named parameters that the given arguments leave open."""
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # some builtins have none
+        return {}
     positional = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     given = {*positional[: len(args)], *kwargs}
     named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))

@@ -112,7 +112,7 @@ class DistributedJobOperator(BaseOperator):
 
     def local_plan(self, config: Any, rendezvous_id: str) -> LocalPlan:
         """Render a complete config for the local launcher."""
-        raise TypeError(f"{type(self).__name__} has no local launcher")
+        raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} ({rendezvous_id}) for local ranks")
 
     # ------------------------------------------------------------------ parse time
 
@@ -127,7 +127,9 @@ class DistributedJobOperator(BaseOperator):
     def _choose_launcher(self, given: str | None) -> str:
         name = given or conf.get(SECTION, "launcher", fallback="") or self.launchers[0]
         if name not in self.launchers:
-            raise ConfigError("launcher", f"{type(self).__name__} runs with {' or '.join(self.launchers)}; got {name!r}")
+            raise ConfigError(
+                "launcher", f"{type(self).__name__} runs with {' or '.join(self.launchers)}; got {name!r}"
+            )
         return name
 
     def render_template(self, content: Any, context: Any, jinja_env: Any = None, seen_oids: Any = None) -> Any:
@@ -177,10 +179,17 @@ class DistributedJobOperator(BaseOperator):
 
     def _payload(self, context: Context) -> bytes:
         args, kwargs = call_arguments(self.python_callable, self.op_args, self.op_kwargs, dict(context))
-        folders = [Path(conf.get("core", "dags_folder", fallback=os.curdir))]
-        if self.dag is not None and self.dag.fileloc:
+        return packing.pack(self.python_callable, args, kwargs, self._dag_folders(context))
+
+    def _dag_folders(self, context: Context) -> list[Path]:
+        """Where the modules of this DAG lie, which the ranks do not have."""
+        folders = [Path(folder) for folder in [conf.get("core", "dags_folder", fallback="")] if folder]
+        bundle = getattr(context["ti"], "bundle_instance", None)
+        if bundle is not None:
+            folders.append(Path(bundle.path))
+        if self._dag is not None and self._dag.fileloc:
             folders.append(Path(self.dag.fileloc).parent)
-        return packing.pack(self.python_callable, args, kwargs, folders)
+        return folders
 
     # ------------------------------------------------------------------ running
 
@@ -277,7 +286,7 @@ async def _stop_without_parent(job: local.LocalJob) -> Any:
 
     async def watch() -> None:
         nonlocal orphaned
-        while os.getppid() == parent:
+        while os.getppid() == parent:  # noqa: ASYNC110 - a parent's death is no event of this loop
             await asyncio.sleep(0.5)
         orphaned = True
         job.terminate()
@@ -294,9 +303,7 @@ async def _stop_without_parent(job: local.LocalJob) -> Any:
 def _references(config: Any) -> list[Any]:
     """Upstream outputs anywhere inside a config; Airflow only finds them in plain containers."""
     if isinstance(config, Config):
-        found: list[Any] = []
-        config.mapped(lambda value: found.extend(_references(value)) or value)
-        return found
+        return _references(config.values())
     if isinstance(config, Mapping):
         return [reference for value in config.values() for reference in _references(value)]
     return [config] if configs.is_reference(config) else []
@@ -313,7 +320,7 @@ def _log_ranks(given: Any) -> list[int] | None:
 
 def _identity(context: Context | None, operator: BaseOperator) -> JobIdentity:
     if context is None:
-        dag_id = operator.dag.dag_id if operator.has_dag() else "dag"
+        dag_id = operator.dag_id
         return JobIdentity(dag_id, "render", operator.task_id, -1, 1)
     ti = context["ti"]
     map_index = -1 if ti.map_index is None else ti.map_index

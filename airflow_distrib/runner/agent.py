@@ -21,10 +21,6 @@ class TorchNotInstalled(Exception):
     """Elastic needs torch where the ranks run."""
 
 
-class RendezvousFailed(Exception):
-    """The nodes did not meet."""
-
-
 def main(spec: Spec, node: int) -> int:
     """Run the ranks of node number ``node``; returns the exit status."""
     assert spec.elastic is not None

@@ -58,7 +58,9 @@ def run(spec: Spec, rank: Rank, call: Optional[payload.Call] = None) -> int:
 def _early_exit(error: SystemExit) -> Dict[str, Any]:
     fields = outcome.failure_fields(error)
     fields["error_type"] = outcome.EXITED_EARLY
-    fields["message"] = "the function called sys.exit({!r}) before it returned, so there is no result".format(error.code)
+    fields["message"] = "the function called sys.exit({!r}) before it returned, so there is no result".format(
+        error.code
+    )
     return fields
 
 

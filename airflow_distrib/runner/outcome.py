@@ -83,13 +83,13 @@ def from_json(text: str) -> Outcome:
         OutcomeUnreadable: it is not JSON, or of another format.
     """
     try:
-        document: Dict[str, Any] = json.loads(text)
-        if document.pop("format") != FORMAT:
-            raise ValueError("another format")
+        document = json.loads(text)
         known = {key: value for key, value in document.items() if key in Outcome._fields}
-        return Outcome(**{"rank": None, **known})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutcomeUnreadable("not an outcome document ({}): {:.200}".format(error, text)) from None
+        if document["format"] == FORMAT:
+            return Outcome(**{"rank": None, **known})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise OutcomeUnreadable("not an outcome document of format {}: {:.200}".format(FORMAT, text))
 
 
 def now(kind: str, rank: Optional[int], **fields: Any) -> Outcome:
@@ -128,14 +128,16 @@ def _user_frames(error: BaseException) -> Any:
 def earliest_failure(outcomes: Iterable[Outcome]) -> Optional[Outcome]:
     """The failure that came first, which is the one to name.
 
-    Ranks that were only asked to stop are named when nothing else is. A rank killed from
-    outside gets :data:`KILLED_HEAD_START`. Equal times go to the lower rank.
+    Processes that were only asked to stop are named when nothing else is, and torch's agent
+    only when no rank failed. A rank killed from outside gets :data:`KILLED_HEAD_START`. Equal
+    times go to the lower rank.
     """
 
     def order(outcome: Outcome) -> Any:
         at = outcome.time - (KILLED_HEAD_START if outcome.died_silently else 0.0)
-        unranked = outcome.rank is None
-        return (outcome.kind != FAILURE, unranked, at, outcome.rank or 0)
+        stopped = outcome.kind != FAILURE
+        agent = outcome.rank is None and not stopped
+        return (stopped, agent, at, outcome.rank or 0)
 
     failed = [outcome for outcome in outcomes if outcome.kind != SUCCESS]
     return min(failed, key=order) if failed else None

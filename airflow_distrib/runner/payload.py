@@ -50,7 +50,9 @@ def header_of(data: bytes) -> Dict[str, Any]:
     except ValueError:
         header = None
     if not newline or not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise PayloadError("the payload has no header of format {}: it was cut or written by another version".format(FORMAT))
+        raise PayloadError(
+            "the payload has no header of format {}: it was cut or written by another version".format(FORMAT)
+        )
     return header
 
 

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import zlib
-from typing import Iterable, List, Optional
+from typing import Dict, Iterable, List, Optional
 
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
@@ -82,7 +82,8 @@ def from_frames(lines: Iterable[str]) -> Optional[Outcome]:
     Raises:
         FramesDamaged: the last document is not whole.
     """
-    digest, count, parts = "", 0, {}
+    digest, count = "", 0
+    parts: Dict[int, str] = {}
     for line in lines:
         match = _FRAME.match(line)
         if not match:

@@ -223,7 +223,11 @@ class Supervisor:
             how = _how(child.code or 0)
             message = "the function returned, but then its process ended with {}".format(how)
             return told._replace(
-                kind=outcome.FAILURE, error_type=outcome.PROCESS_KILLED, message=message, exit_code=child.code, result=None
+                kind=outcome.FAILURE,
+                error_type=outcome.PROCESS_KILLED,
+                message=message,
+                exit_code=child.code,
+                result=None,
             )
         return told
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from airflow_distrib.backends.elastic.config import Elastic
 from airflow_distrib.backends.elastic.render import local_plan as elastic_plan
 from airflow_distrib.backends.local import job as local
@@ -19,8 +20,8 @@ from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import spec as specs
-
 from local_jobs import run
+
 
 def test_ranks_see_their_numbers_and_meet_at_a_free_port() -> None:
     """The environment is that of a PyTorchJob's pods, on this machine."""
@@ -153,7 +154,9 @@ def test_a_stop_is_reported_as_such_even_if_the_function_then_returns() -> None:
         return "saved"
 
     ended = run(
-        save_on_term, plan=LocalPlan(specs.RANKS, 1), react=lambda job, line: job.terminate() if line.text == "ready" else None
+        save_on_term,
+        plan=LocalPlan(specs.RANKS, 1),
+        react=lambda job, line: job.terminate() if line.text == "ready" else None,
     )
     assert ended.text(0) == ["ready", "saved"]
     assert ended.code == 128 + signal.SIGTERM
@@ -173,9 +176,7 @@ def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -> None
         time.sleep(600)
 
     started = time.monotonic()
-    ended = run(
-        ignore, plan=LocalPlan(specs.RANKS, 1), grace_seconds=0.5, react=lambda job, line: job.terminate()
-    )
+    ended = run(ignore, plan=LocalPlan(specs.RANKS, 1), grace_seconds=0.5, react=lambda job, line: job.terminate())
     assert time.monotonic() - started < 30
     assert ended.first.kind == outcomes.TERMINATED
 

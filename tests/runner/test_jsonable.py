@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+
 from airflow_distrib.runner.jsonable import ResultError, to_json
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from airflow_distrib.runner.lines import MAX_LINE_BYTES, LineSplitter, RankLine, parse, prefixed
 from hypothesis import given
 from hypothesis import strategies as st
+
+from airflow_distrib.runner.lines import MAX_LINE_BYTES, LineSplitter, RankLine, parse, prefixed
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r"), max_size=30)), st.integers(1, 7))

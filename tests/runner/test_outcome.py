@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
 from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable, earliest_failure, failure_fields, from_json
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def failed(rank: int | None, time: float, **fields: object) -> Outcome:
@@ -68,7 +69,8 @@ def test_there_is_no_failure_among_successes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "recoverable"), [(RecoverableError("x"), True), (NonRecoverableError("x"), False), (ValueError("x"), None)]
+    ("error", "recoverable"),
+    [(RecoverableError("x"), True), (NonRecoverableError("x"), False), (ValueError("x"), None)],
 )
 def test_an_exception_says_whether_a_retry_helps(error: Exception, recoverable: bool | None) -> None:
     """Only the two classes for it decide; everything else is left to Airflow's retries."""

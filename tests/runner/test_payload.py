@@ -6,6 +6,7 @@ import json
 
 import cloudpickle
 import pytest
+
 from airflow_distrib.runner import payload
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from airflow_distrib.runner.rank import Rank, RankUnreadable, export, from_env
 
 

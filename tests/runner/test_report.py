@@ -7,6 +7,7 @@ import string
 from pathlib import Path
 
 import pytest
+
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome

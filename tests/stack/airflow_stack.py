@@ -46,7 +46,9 @@ def wait_for(what: str, look: Callable[[], T | None], seconds: float = 90.0, eve
 class AirflowStack:
     """Starts and drives one Airflow."""
 
-    def __init__(self, home: Path, dags: Path, *, database: str | None = None, settings: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self, home: Path, dags: Path, *, database: str | None = None, settings: Mapping[str, str] = {}
+    ) -> None:
         self.home = home
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -82,7 +84,9 @@ class AirflowStack:
             "TRIGGERER__JOB_HEARTBEAT_SEC": "2",
             **settings,
         }
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k != "PYTHONDONTWRITEBYTECODE"}
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k != "PYTHONDONTWRITEBYTECODE"
+        }
         bin_folder = str(Path(sys.executable).parent)
         return {
             **inherited,
@@ -170,6 +174,10 @@ class AirflowStack:
         """Stack traces of DAG files that could not be parsed."""
         return [each["stack_trace"] for each in self.call("GET", "/importErrors")["import_errors"]]
 
+    def run_state(self, dag_id: str, run_id: str) -> str:
+        """State of a DAG run."""
+        return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
     def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> dict[str, Any]:
         """State and times of a task instance."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
@@ -182,7 +190,9 @@ class AirflowStack:
             state = self.task(dag_id, run_id, task_id)["state"]
             if state in states:
                 return str(state)
-            assert state not in OVER, f"{task_id} is {state}, not {states}:\n{self.log(dag_id, run_id, task_id)[-6000:]}"
+            assert state not in OVER, (
+                f"{task_id} is {state}, not {states}:\n{self.log(dag_id, run_id, task_id)[-6000:]}"
+            )
             return None
 
         return wait_for(f"{dag_id}.{task_id} to be {states}", look, seconds)
@@ -194,20 +204,28 @@ class AirflowStack:
 
     def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Clear a task instance, as the button in the UI does."""
-        body = {"dry_run": False, "task_ids": [task_id], "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
+        body = {
+            "dry_run": False,
+            "task_ids": [task_id],
+            "dag_run_id": run_id,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
         self.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
         """A task's XCom, as the API shows it."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         value = self.call("GET", path, params={"deserialize": "false"})["value"]
-        return json.loads(value) if isinstance(value, str) and value[:1] in "{[\"" else value
+        return json.loads(value) if isinstance(value, str) and value[:1] in '{["' else value
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """The task log of one try, one event a line."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-        content = self.call("GET", path, headers={"Accept": "application/json"})["content"]
-        return "\n".join(_text_of(entry) for entry in content)
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
+        response = self._client.get(path, headers={"Accept": "application/json"})
+        if response.status_code == 404:
+            return ""  # this try has not begun
+        return "\n".join(_text_of(entry) for entry in response.raise_for_status().json()["content"])
 
     def wait_for_log(self, dag_id: str, run_id: str, task_id: str, text: str, try_number: int = 1) -> str:
         """Wait until a task's log holds ``text``."""

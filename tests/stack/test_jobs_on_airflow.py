@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow_stack import AirflowStack, processes_with
+from airflow_stack import AirflowStack, processes_with, wait_for
 
 
 def test_main_dag_trains_and_hands_rank_zeros_metrics_on(stack: AirflowStack) -> None:
@@ -42,30 +42,21 @@ def test_size_of_a_job_comes_from_an_upstream_task(stack: AirflowStack) -> None:
 def test_mapped_tasks_are_jobs_of_their_own(stack: AirflowStack) -> None:
     """Each element gets a job; a NaN becomes null with a warning that names it."""
     run = stack.trigger("mapped")
-    from airflow_stack import wait_for
-
-    def both() -> bool:
-        return [stack.task("mapped", run, "train", index)["state"] for index in (0, 1)] == ["success", "success"]
-
-    wait_for("both mapped jobs", lambda: _safely(both), 120)
+    wait_for("the run to succeed", lambda: stack.run_state("mapped", run) == "success", 120)
     path = f"/dags/mapped/dagRuns/{run}/taskInstances/train"
     values = [
-        stack.call("GET", f"{path}/xcomEntries/return_value", params={"map_index": index, "deserialize": "false"})["value"]
+        stack.call("GET", f"{path}/xcomEntries/return_value", params={"map_index": index, "deserialize": "false"})[
+            "value"
+        ]
         for index in (0, 1)
     ]
     assert all('"bad": null' in value and run in value for value in values)
     assert '"doubled": 0.2' in values[0]
     assert '"doubled": 0.4' in values[1]
-    log = stack.call("GET", f"{path}/logs/1", params={"map_index": 0}, headers={"Accept": "application/json"})["content"]
+    log = stack.call("GET", f"{path}/logs/1", params={"map_index": 0}, headers={"Accept": "application/json"})[
+        "content"
+    ]
     assert any("result['bad'] is nan" in entry["event"] for entry in log)
-
-
-def _safely(look: object) -> bool | None:
-    """Mapped task instances do not exist before their upstream ended."""
-    try:
-        return bool(look())  # type: ignore[operator] # a function of the test above
-    except AssertionError:
-        return None
 
 
 def test_failing_rank_is_named_with_its_traceback(stack: AirflowStack) -> None:

@@ -54,7 +54,9 @@ def _processes(name: str, value: Any) -> int | str:
     try:
         return int(config.whole(1)(name, value))
     except ConfigError:
-        raise ConfigError(name, f"must be a whole number, at least 1, or 'auto', 'gpu' or 'cpu'; got {value!r}") from None
+        raise ConfigError(
+            name, f"must be a whole number, at least 1, or 'auto', 'gpu' or 'cpu'; got {value!r}"
+        ) from None
 
 
 def _rendezvous(name: str, value: Any) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class PyTorchJob(Config):
         "worker": config.of(Replica),
         "run_policy": config.of(RunPolicy),
         "shared_memory": _shared_memory,
-        "pod_template": resources.pod_template,
+        "pod_template": resources.check_pod_template,
         "env": config.environment,
         "num_workers": config.whole(0),
         "increase_shared_mem": config.flag,

@@ -1,4 +1,4 @@
-"""DAGs whose jobs end in every way a job can end; each rank carries its run id as a marker."""
+"""DAGs whose jobs end in every way a job can end; each rank carries its run and task as a marker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airflow.sdk import dag, task
 
 from airflow_distrib import Elastic, NonRecoverableError, PyTorchJob, Replica
 
-MARKED = {"MARKER": "{{ run_id }}"}
+MARKED = {"MARKER": "{{ run_id }}/{{ ti.task_id }}"}
 PAIR = PyTorchJob(worker=Replica(replicas=1), env=MARKED)
 ELASTIC_PAIR = Elastic(nproc_per_node=2, env=MARKED)
 
@@ -97,14 +97,24 @@ def hang(try_number: str) -> str:
 def overdue() -> None:
     """Runs longer than it may."""
 
-    @task.elastic(ELASTIC_PAIR, execution_timeout=timedelta(seconds=12))
-    def train() -> None:
-        import time
+    @task.pytorch_job(PAIR, launcher="local", execution_timeout=timedelta(seconds=6))
+    def ranks() -> None:
+        oversleep()
 
-        print("sleeping past the timeout", flush=True)
-        time.sleep(600)
+    @task.elastic(ELASTIC_PAIR, execution_timeout=timedelta(seconds=15))
+    def elastic() -> None:
+        oversleep()
 
-    train()
+    ranks()
+    elastic()
+
+
+def oversleep() -> None:
+    """Longer than any timeout here."""
+    import time
+
+    print("sleeping past the timeout", flush=True)
+    time.sleep(600)
 
 
 @dag(schedule=None, catchup=False)

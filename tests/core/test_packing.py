@@ -1,0 +1,169 @@
+"""Functions packed on the worker."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from airflow_distrib.core import archive, packing
+from airflow_distrib.core.errors import FunctionNotPicklable
+from airflow_distrib.runner import payload
+
+LOCK = threading.Lock()
+
+
+def call_elsewhere(packed: bytes, tmp_path: Path) -> str:
+    """Run a payload in a process that knows nothing but the archive."""
+    (tmp_path / "runner.pyz").write_bytes(archive.build())
+    (tmp_path / "payload").write_bytes(packed)
+    code = (
+        "import sys; sys.path.insert(0, 'runner.pyz')\n"
+        "from airflow_distrib.runner.payload import unwrap\n"
+        "function, args, kwargs = unwrap(open('payload', 'rb').read())\n"
+        "print(function(*args, **kwargs))\n"
+    )
+    return subprocess.check_output([sys.executable, "-I", "-c", code], cwd=tmp_path, text=True).strip()
+
+
+def load(path: Path, name: str) -> Any:
+    """Import a file as a DAG file is imported."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_functions_of_a_dag_file_and_of_its_neighbours_travel_by_value(tmp_path: Path) -> None:
+    """The ranks have neither file."""
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    (dags / "helper_of_test_packing.py").write_text("FACTOR = 3\ndef triple(x):\n    return x * FACTOR\n")
+    (dags / "dag.py").write_text(
+        "import helper_of_test_packing\n"
+        "from helper_of_test_packing import triple\n"
+        "def train(x):\n    return triple(x) + helper_of_test_packing.FACTOR\n"
+    )
+    sys.path.insert(0, str(dags))
+    try:
+        module = load(dags / "dag.py", "unusual_prefix_dag")
+        packed = packing.pack(module.train, [2], {}, [dags])
+    finally:
+        sys.path.remove(str(dags))
+        sys.modules.pop("helper_of_test_packing", None)
+        sys.modules.pop("unusual_prefix_dag", None)
+    assert call_elsewhere(packed, tmp_path) == "9"
+
+
+def test_libraries_below_the_dag_folder_travel_by_reference(tmp_path: Path) -> None:
+    """A virtual environment may lie there; the ranks have its libraries themselves."""
+    library = tmp_path / "venv" / "lib" / "site-packages" / "library_of_test_packing.py"
+    library.parent.mkdir(parents=True)
+    library.write_text("def thing():\n    return 'much code'\n")
+    module = load(library, "library_of_test_packing")
+    packed = packing.pack(module.thing, [], {}, [tmp_path])
+    sys.modules.pop("library_of_test_packing")
+    assert b"much code" not in packed
+    assert b"library_of_test_packing" in packed
+
+
+def test_nothing_stays_registered() -> None:
+    """Other users of cloudpickle in this process are not affected."""
+    packing.pack(lambda: None, [], {}, [Path(__file__).parent])
+    assert cloudpickle.list_registry_pickle_by_value() == set()
+
+
+def test_partial_functions_and_methods_travel() -> None:
+    """Anything callable that can be pickled."""
+    function, args, _ = payload.unwrap(packing.pack(functools.partial(max, 3), [7], {}))
+    assert function(*args) == 7
+
+
+def test_a_closure_variable_that_cannot_travel_is_named() -> None:
+    """With its type, its function and what to do."""
+    connection = threading.Lock()
+
+    def train() -> None:
+        connection.acquire()
+
+    with pytest.raises(FunctionNotPicklable, match=r"train: its closure variable 'connection' is a _thread.lock"):
+        packing.pack(train, [], {})
+
+
+def test_a_global_variable_that_cannot_travel_is_named() -> None:
+    """Also when a nested function uses it."""
+
+    def train() -> Any:
+        return [LOCK for _ in range(3)]
+
+    with pytest.raises(FunctionNotPicklable, match=r"global variable 'LOCK' is a _thread.lock"):
+        packing.pack(train, [], {}, [Path(__file__).parent])
+
+
+def test_a_variable_of_a_helper_is_named_with_the_helper() -> None:
+    """The function that is called need not be the one at fault."""
+    connection = threading.Lock()
+
+    def helper() -> None:
+        connection.acquire()
+
+    def train() -> None:
+        helper()
+
+    with pytest.raises(FunctionNotPicklable, match=r"helper: its closure variable 'connection'"):
+        packing.pack(train, [], {})
+
+
+def test_a_default_that_cannot_travel_is_named() -> None:
+    """Defaults are part of the function."""
+
+    def train(lock: Any = LOCK) -> None:
+        del lock
+
+    with pytest.raises(FunctionNotPicklable, match="default of 'lock'"):
+        packing.pack(train, [], {})
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "what"), [([1, LOCK], {}, "argument 2"), ([], {"lock": LOCK}, "argument 'lock'")]
+)
+def test_an_argument_that_cannot_travel_is_named(args: list[Any], kwargs: dict[str, Any], what: str) -> None:
+    """By position or by name."""
+    with pytest.raises(FunctionNotPicklable, match=f"cannot ship {what} of print, a _thread.lock"):
+        packing.pack(print, args, kwargs)
+
+
+def test_the_archive_is_the_same_bytes_each_time() -> None:
+    """So that what was submitted can be compared."""
+    archive.build.cache_clear()
+    first = archive.build()
+    archive.build.cache_clear()
+    assert archive.build() == first
+
+
+def test_recoverable_error_can_be_raised_where_the_package_is_not_installed(tmp_path: Path) -> None:
+    """By the name that users import."""
+    import airflow_distrib
+
+    def names() -> str:
+        return ",".join(
+            [airflow_distrib.RecoverableError.__name__, airflow_distrib.RecoverableError.__mro__[1].__name__]
+        )
+
+    error = airflow_distrib.RecoverableError
+
+    def direct() -> str:
+        return error.__module__
+
+    assert call_elsewhere(packing.pack(names, [], {}), tmp_path) == "RecoverableError,Exception"
+    assert call_elsewhere(packing.pack(direct, [], {}), tmp_path) == "airflow_distrib.runner.errors"

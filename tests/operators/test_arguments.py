@@ -1,0 +1,54 @@
+"""Arguments on their way to ranks."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+import pendulum
+import pytest
+from airflow.sdk.definitions.param import ParamsDict
+
+from airflow_distrib.operators.arguments import call_arguments, plain, refuse_live_context
+
+
+def test_context_values_fill_parameters_of_their_name() -> None:
+    """As with every TaskFlow function; given arguments win."""
+
+    def train(lr: float, run_id: str, ds: str = "", *, ts: str = "") -> None: ...
+
+    context = {"run_id": "r", "ds": "d", "ts": "t", "ti": object(), "lr": 9}
+    assert call_arguments(train, [0.1], {"ds": "given"}, context) == ([0.1], {"run_id": "r", "ds": "given", "ts": "t"})
+
+
+def test_a_positional_argument_is_not_given_twice() -> None:
+    """Its name may be one of the context's."""
+
+    def train(try_number: str) -> None: ...
+
+    assert call_arguments(train, ["1"], {}, {"try_number": 5}) == (["1"], {})
+
+
+def test_functions_that_take_anything_get_only_what_was_given() -> None:
+    """Airflow's whole context cannot travel."""
+
+    def train(**anything: Any) -> None: ...
+
+    assert call_arguments(train, [], {"a": 1}, {"ds": "d"}) == ([], {"a": 1})
+
+
+@pytest.mark.parametrize("given", [([], {"ti": 1}), ([1], {})])
+def test_a_live_name_is_fine_when_its_value_is_given(given: tuple[list[Any], dict[str, Any]]) -> None:
+    """Only Airflow's own object is refused."""
+
+    def train(ti: int) -> None: ...
+
+    refuse_live_context(train, *given)
+
+
+def test_airflows_types_become_plain() -> None:
+    """The ranks have neither pendulum nor Airflow."""
+    moment = pendulum.datetime(2026, 1, 2, tz="UTC")
+    value = plain({"when": [moment], "params": ParamsDict({"a": 1})})
+    assert value == {"when": [datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)], "params": {"a": 1}}
+    assert type(value["when"][0]) is datetime.datetime

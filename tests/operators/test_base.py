@@ -1,0 +1,346 @@
+"""The operator behind all systems, with real local ranks and a context in memory."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from airflow.sdk import DAG, BaseOperator, XComArg
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+
+from airflow_distrib import (
+    ConfigError,
+    Elastic,
+    ElasticOperator,
+    JobTerminated,
+    NonRecoverableError,
+    PyTorchJob,
+    PyTorchJobOperator,
+    RankFailed,
+    RecoverableError,
+    Replica,
+    Resources,
+)
+from airflow_distrib.core.record import JobRecord, Phase
+from airflow_distrib.core.reference import JobRef
+from fake_context import FakeStateStore, FakeTaskInstance, context
+
+
+def operator(function: Any, **arguments: Any) -> ElasticOperator:
+    """One rank, which needs no torch."""
+    return ElasticOperator(task_id="train", python_callable=function, **arguments)
+
+
+def pair(function: Any, **arguments: Any) -> PyTorchJobOperator:
+    """Two ranks."""
+    config = PyTorchJob(worker=Replica(replicas=1))
+    return PyTorchJobOperator(
+        task_id="train", python_callable=function, task_config=config, launcher="local", **arguments
+    )
+
+
+def sleep_for_ever() -> None:
+    """Until somebody ends it."""
+    import time
+
+    print("asleep")
+    time.sleep(600)
+
+
+class Started(threading.Thread):
+    """Calls ``act`` as soon as the operator's job runs."""
+
+    def __init__(self, task: Any, act: Any) -> None:
+        super().__init__(daemon=True)
+        self._task, self._act = task, act
+        self.start()
+
+    def run(self) -> None:
+        while self._task._job is None:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        self._act()
+
+
+def test_rank_zeros_value_is_returned_and_the_record_tells_each_step() -> None:
+    """Submitting, submitted, resumed, consumed."""
+
+    def multiply(a: int, b: int = 1) -> dict[str, int]:
+        import os
+
+        return {"product": a * b, "rank": int(os.environ["RANK"])}
+
+    store = FakeStateStore()
+    task = pair(multiply, op_args=[6], op_kwargs={"b": 7})
+    assert task.execute(context(store)) == {"product": 42, "rank": 0}
+    assert store.phases == ["submitting", "submitted", "resumed", "consumed"]
+
+
+def test_without_durable_nothing_is_stored() -> None:
+    """For Airflow setups without a state store."""
+    store = FakeStateStore()
+    assert operator(int, durable=False).execute(context(store)) == 0
+    assert store.phases == []
+
+
+def test_a_failing_rank_is_raised_with_its_log() -> None:
+    """As an error whose class and fields users can act on."""
+
+    def fail() -> None:
+        import os
+
+        print("the last line of rank", os.environ["RANK"])
+        if os.environ["RANK"] == "1":
+            raise ValueError("bad batch")
+        import time
+
+        time.sleep(60)
+
+    with pytest.raises(RankFailed) as caught:
+        pair(fail).execute(context())
+    assert caught.value.outcome.rank == 1
+    assert not caught.value.permanent
+    text = str(caught.value)
+    assert "rank 1 of 2 failed first" in text
+    assert "ValueError: bad batch" in text
+    assert "the last line of rank 1" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(NonRecoverableError, AirflowFailException), (RecoverableError, RankFailed)]
+)
+def test_the_function_decides_whether_a_retry_helps(error: type[Exception], raised: type[Exception]) -> None:
+    """NonRecoverableError ends the task, RecoverableError leaves it to its retries."""
+
+    def fail() -> None:
+        raise error("because")
+
+    with pytest.raises(raised, match="because"):
+        operator(fail).execute(context())
+
+
+def test_a_result_that_is_not_json_fails_the_task_at_once() -> None:
+    """A retry would return the same."""
+    with pytest.raises(AirflowFailException, match=r"result is of type set"):
+        operator(set).execute(context())
+
+
+def test_a_function_that_cannot_travel_fails_the_task_at_once() -> None:
+    """Before anything is started."""
+    lock = threading.Lock()
+
+    def train() -> None:
+        lock.acquire()
+
+    with pytest.raises(AirflowFailException, match="closure variable 'lock'"):
+        operator(train).execute(context())
+
+
+def test_a_missing_module_is_met_with_advice() -> None:
+    """It is missing where the ranks run."""
+
+    def train() -> None:
+        import no_such_library  # noqa: F401
+
+    with pytest.raises(RankFailed, match="install no_such_library where the ranks run"):
+        operator(train).execute(context())
+
+
+def test_a_port_that_was_taken_meanwhile_is_met_with_advice() -> None:
+    """torch's own message names the port."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        def train() -> None:
+            import torch.distributed as dist
+
+            dist.TCPStore("127.0.0.1", port, is_master=True)
+
+        with pytest.raises(RankFailed, match="another process holds the port"):
+            operator(train).execute(context())
+
+
+def test_on_kill_ends_the_job_and_the_task_is_no_success() -> None:
+    """As Airflow's signal handler calls it."""
+    task = pair(sleep_for_ever)
+    Started(task, task.on_kill)
+    with pytest.raises(JobTerminated, match="SIGTERM"):
+        task.execute(context())
+
+
+def test_a_kill_before_the_job_started_is_not_forgotten() -> None:
+    """It may arrive while the function is packed."""
+    task = operator(sleep_for_ever)
+    task.on_kill()
+    with pytest.raises((JobTerminated, RankFailed)):
+        task.execute(context())
+
+
+def test_the_execution_timeout_ends_the_job_even_if_airflows_own_is_lost() -> None:
+    """Airflow raises it from a signal handler, which the event loop may swallow."""
+    task = operator(sleep_for_ever, execution_timeout=datetime.timedelta(seconds=1))
+    started = time.monotonic()
+    with pytest.raises(AirflowTaskTimeout, match="execution_timeout=0:00:01"):
+        task.execute(context())
+    assert time.monotonic() - started < 30
+
+
+def test_airflows_own_timeout_ends_the_job() -> None:
+    """It is raised in the middle of the event loop."""
+
+    def overdue(*_: Any) -> None:
+        raise AirflowTaskTimeout("overdue")
+
+    task = operator(sleep_for_ever)
+    previous = signal.signal(signal.SIGALRM, overdue)
+    Started(task, lambda: os.kill(os.getpid(), signal.SIGALRM))
+    try:
+        with pytest.raises(AirflowTaskTimeout, match="overdue"):
+            task.execute(context())
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert task._job is not None
+    assert not Path(task._job.ref.address["directory"]).exists()
+
+
+def test_a_leftover_of_the_try_before_is_removed_first(tmp_path: Path) -> None:
+    """Its folder is evidence enough."""
+    folder = tmp_path / "left"
+    folder.mkdir()
+    store = FakeStateStore()
+    ref = JobRef("local", "train", "999999999:1", {"host": socket.gethostname(), "directory": str(folder)})
+    store.value = JobRecord(Phase.SUBMITTED, 1, "spec", ref).to_json()
+    assert operator(int).execute(context(store, ti=FakeTaskInstance(try_number=2))) == 0
+    assert not folder.exists()
+
+
+def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
+    """The XCom is the same as for a small one."""
+
+    def large() -> list[int]:
+        return list(range(300_000))
+
+    path = tmp_path / "result.json"
+    assert operator(large, result_path=f"file://{path}").execute(context()) == list(range(300_000))
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task_config": {"nproc": 2}}, "task_config.nproc: there is no such field"),
+        (
+            {"task_config": PyTorchJob(worker=Replica(replicas=1))},
+            "task_config: ElasticOperator takes Elastic, not PyTorchJob",
+        ),
+        ({"task_config": Elastic(nnodes=2)}, "nnodes: 2 nodes need a cluster"),
+        ({"task_config_overrides": {"nproc_per_node": 0}}, "nproc_per_node: must be"),
+        ({"task_config_overrides": {"procs": 1}}, r"Elastic\.procs: there is no such field"),
+        ({"launcher": "slurm"}, "launcher: ElasticOperator runs with local; got 'slurm'"),
+        ({"log_ranks": "some"}, "log_ranks: must be a list of ranks"),
+        ({"log_ranks": [-1]}, "log_ranks: must be a list of ranks"),
+        ({"termination_grace_seconds": 0}, "termination_grace_seconds: must be"),
+        ({"python_callable": "print"}, "python_callable: must be a function"),
+    ],
+)
+def test_an_argument_that_cannot_work_is_refused_when_the_dag_is_parsed(
+    arguments: dict[str, Any], message: str
+) -> None:
+    """Naming the field."""
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        ElasticOperator(**{"task_id": "train", "python_callable": print, **arguments})
+
+
+def test_a_parameter_that_asks_for_a_live_object_is_refused() -> None:
+    """A rank cannot talk to Airflow."""
+
+    def train(ti: Any) -> None:
+        del ti
+
+    with pytest.raises(ConfigError, match="parameter 'ti' of train: is an object of Airflow"):
+        operator(train)
+
+
+def test_pytorch_jobs_without_the_local_launcher_say_what_to_do() -> None:
+    """This release has no other."""
+    with pytest.raises(ConfigError, match=r"launcher: .*launcher='local'"):
+        PyTorchJobOperator(task_id="t", python_callable=print, task_config={"worker": {"replicas": 1}})
+
+
+def test_the_launcher_may_come_from_airflows_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one DAG file serves laptop and cluster."""
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
+    task = PyTorchJobOperator(task_id="t", python_callable=print, task_config={"worker": {"replicas": 1}})
+    assert task.launcher == "local"
+
+
+def test_every_field_of_a_config_is_a_template() -> None:
+    """Also in nested configs; the rendered values are checked."""
+    config = PyTorchJob(
+        image="repo/{{ params.image }}:1",
+        worker=Replica(replicas="{{ params.workers }}", requests=Resources(cpu="{{ params.cpu }}")),
+        env={"RUN": "{{ run_id }}"},
+    )
+    task = PyTorchJobOperator(task_id="t", python_callable=print, task_config=config, launcher="local")
+    values = {"params": {"image": "train", "workers": 3, "cpu": "500m"}, "run_id": "r"}
+    task.render_template_fields(values, jinja2.Environment(autoescape=False))  # type: ignore[arg-type] # what is used of it
+    assert task.task_config == PyTorchJob(
+        image="repo/train:1", worker=Replica(replicas=3, requests=Resources(cpu="500m")), env={"RUN": "r"}
+    )
+    assert config.image == "repo/{{ params.image }}:1"
+
+
+def test_a_rendered_value_that_cannot_work_names_its_field() -> None:
+    """As at parse time."""
+    task = operator(print, task_config=Elastic(nproc_per_node="{{ params.n }}"))
+    with pytest.raises(ConfigError, match="nproc_per_node: must be"):
+        task.render_template_fields({"params": {"n": "none"}}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
+
+
+def test_an_upstreams_output_inside_a_config_makes_it_upstream() -> None:
+    """Airflow itself looks only into plain containers."""
+    with DAG("d", schedule=None):
+        first = BaseOperator(task_id="first")
+        size = XComArg(first)
+        task = operator(print, task_config=Elastic(nproc_per_node=size))  # type: ignore[arg-type] # known at run time
+    assert task.upstream_task_ids == {"first"}
+
+
+def test_overrides_of_an_upstream_task_change_the_config() -> None:
+    """After they were rendered they are a mapping."""
+    task = pair(print)
+    task.task_config_overrides = {"worker": {"replicas": 3}}
+    assert len(task.render()["spec"]["directory"]) > 0
+    assert task.render()["spec"]["processes"] == 4
+    task.task_config_overrides = "four"
+    with pytest.raises(ConfigError, match="task_config_overrides: must be a mapping"):
+        task.render()
+
+
+def test_render_needs_nothing_and_changes_nothing() -> None:
+    """No cluster, no folder, no context; twice the same."""
+    task = pair(print, log_ranks="all")
+    shown = task.render()
+    assert shown == task.render()
+    assert shown["config"] == {"worker": {"replicas": 1}}
+    assert shown["spec"]["log_ranks"] is None
+    assert shown["function"] == "print"
+    assert task.render(context(ti=FakeTaskInstance(dag_id="other")))["name"].startswith("other-train-")  # type: ignore[arg-type]
+
+
+def test_configs_are_shown_as_plain_values_in_the_ui() -> None:
+    """Rendered Template shows fields, not the text of an object."""
+    from airflow.serialization.helpers import serialize_template_field
+
+    config = PyTorchJob(worker=Replica(replicas=1, restart_policy="Never"))
+    assert serialize_template_field(config, "task_config") == {"worker": {"replicas": 1, "restart_policy": "Never"}}

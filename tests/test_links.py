@@ -1,0 +1,38 @@
+"""The button on a task's page."""
+
+from __future__ import annotations
+
+import pytest
+from airflow.sdk.types import TaskInstanceKey
+
+from airflow_distrib.links import JobLink
+
+KEY = TaskInstanceKey("dag", "train", "manual__2026-01-02T00:00:00+00:00", 2, -1)
+
+
+def link(monkeypatch: pytest.MonkeyPatch, template: str) -> str:
+    """The address for a template."""
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__JOB_URL_TEMPLATE", template)
+    return JobLink().get_link(None, ti_key=KEY)  # type: ignore[arg-type] # the operator is not looked at
+
+
+def test_the_template_is_filled_in_with_escaped_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run id holds characters that mean something in an address."""
+    url = link(monkeypatch, "https://d.example/{dag_id}?run={run_id}&try={try_number}&map={map_index}")
+    assert url == "https://d.example/dag?run=manual__2026-01-02T00%3A00%3A00%2B00%3A00&try=2&map=-1"
+
+
+def test_the_jobs_name_is_the_one_it_runs_under(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as in the task log."""
+    assert link(monkeypatch, "{job_name}").startswith("dag-train-")
+
+
+def test_without_a_template_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The button is not active."""
+    assert link(monkeypatch, "") == ""
+
+
+def test_an_unknown_place_in_the_template_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the administrator's mistake, and Airflow logs it without failing the task."""
+    with pytest.raises(ValueError, match=r"job_url_template .*\{namespce\}.*dag_id"):
+        link(monkeypatch, "https://d.example/{namespce}")

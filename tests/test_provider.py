@@ -1,0 +1,133 @@
+"""What Airflow and users see of the package as a whole."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import airflow_distrib
+from airflow_distrib.catalogue import ENTRIES, LINKS, PUBLIC, Entry
+from airflow_distrib.get_provider_info import get_provider_info
+
+REPOSITORY = Path(__file__).parents[1]
+HEAVY = ("torch", "kubernetes", "kubernetes_asyncio", "asyncssh", "databricks", "ray", "numpy", "pandas")
+
+
+def load(path: str) -> Any:
+    """The object at a dotted path."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("schema", ["provider_info.schema.json", "provider.yaml.schema.json"])
+def test_provider_info_fits_airflows_own_schemas(schema: str) -> None:
+    """The second is the stricter one; it asks for release data that only Airflow's own providers have."""
+    rules = json.loads((importlib.resources.files("airflow") / schema).read_text())
+    info = get_provider_info()
+    if schema.startswith("provider.yaml"):
+        info |= {"state": "ready", "source-date-epoch": 0}
+    jsonschema.validate(info, rules)
+
+
+def test_the_entry_point_leads_to_the_provider_info() -> None:
+    """Airflow finds providers by it."""
+    (found,) = [point for point in entry_points(group="apache_airflow_provider") if "airflow_distrib" in point.value]
+    assert found.load()() == get_provider_info()
+
+
+def test_airflow_lists_the_provider_with_its_decorators_and_links() -> None:
+    """As ``airflow providers`` prints it."""
+    from airflow.providers_manager import ProvidersManager
+    from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
+
+    manager = ProvidersManager()
+    assert "airflow-distrib" in manager.providers
+    decorators = ProvidersManagerTaskRuntime().taskflow_decorators
+    assert {entry.decorator_name for entry in ENTRIES if entry.decorator} <= set(decorators)
+    assert set(LINKS) <= set(manager.extra_links_class_names)
+
+
+def test_public_names_are_loaded_from_where_the_catalogue_says() -> None:
+    """And are all of them."""
+    assert sorted(PUBLIC) == sorted(airflow_distrib.__all__)
+    for name, path in PUBLIC.items():
+        assert getattr(airflow_distrib, name) is load(path)
+    assert set(airflow_distrib.__all__) <= set(dir(airflow_distrib))
+    with pytest.raises(AttributeError, match="no attribute 'Elastc'"):
+        _ = airflow_distrib.Elastc
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.system)
+def test_every_row_of_the_catalogue_is_true(entry: Entry) -> None:
+    """Operator, config, decorator, extra and example exist and belong together."""
+    operator = load(entry.operator)
+    assert operator.config_type is load(entry.config)
+    assert callable(load(entry.decorator))
+    text = (REPOSITORY / "dags" / entry.example).read_text()
+    assert f"@task.{entry.decorator_name}" in text or operator.__name__ in text
+    if entry.extra:
+        assert f"\n{entry.extra} = [" in (REPOSITORY / "pyproject.toml").read_text()
+
+
+def test_the_readmes_table_is_the_catalogues() -> None:
+    """So that it cannot promise more than there is."""
+    readme = (REPOSITORY / "README.md").read_text()
+    for entry in ENTRIES:
+        name = entry.operator.rpartition(".")[2]
+        assert f"| {entry.system} | `{name}` | `@task.{entry.decorator_name}` | {entry.works} |" in readme
+
+
+def test_importing_any_module_imports_no_systems_library() -> None:
+    """DAG files are parsed over and over."""
+    package = Path(airflow_distrib.__file__).parent
+    modules = [
+        ".".join(["airflow_distrib", *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")
+        for path in package.rglob("*.py")
+        if path.stem != "__main__"
+    ]
+    assert len(modules) > 20
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip().splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_imports_nothing_of_airflow() -> None:
+    """Provider discovery runs before Airflow is configured."""
+    code = "import airflow_distrib, airflow_distrib.get_provider_info, sys; print('airflow' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize("example", sorted((REPOSITORY / "dags").glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_renders_without_any_service(example: Path) -> None:
+    """Through the command that users have for it."""
+    tasks = {"digits_ddp": "train", "pytorch_job_local": "add_up"}
+    command = [str(Path(sys.executable).parent / "airflow-distrib"), "render", str(example), tasks[example.stem]]
+    shown = json.loads(subprocess.check_output(command, text=True))
+    assert shown["launcher"] == "local"
+    assert shown["spec"]["processes"] >= 1
+
+
+def test_render_says_which_tasks_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """When the name is wrong, or the task submits nothing."""
+    from airflow_distrib.cli import main
+
+    dag = str(REPOSITORY / "dags" / "digits_ddp.py")
+    assert main(["render", dag, "trian"]) == 2
+    assert "'trian' is no task of" in (error := capsys.readouterr().err)
+    assert "digits_ddp.train" in error
+    assert main(["render", dag, "report"]) == 2
+    assert "does not submit a job" in capsys.readouterr().err
+    assert main(["render", "/no/such/file.py", "x"]) == 2
+    assert "there is no file" in capsys.readouterr().err
