@@ -44,8 +44,8 @@ def refuse_live_context(function: Callable[..., Any], args: Collection[Any], kwa
     Raises:
         ConfigError: names the parameter and what to pass instead.
     """
-    for name, parameter in _open_parameters(function, args, kwargs).items():
-        if name in KNOWN_CONTEXT_KEYS - SHIPPABLE_CONTEXT and parameter.default is parameter.empty:
+    for name in _open_parameters(function, args, kwargs):
+        if name in KNOWN_CONTEXT_KEYS - SHIPPABLE_CONTEXT:
             raise ConfigError(
                 f"parameter {name!r} of {getattr(function, '__name__', function)}",
                 "is an object of Airflow, which ranks cannot use; pass the values you need instead, "
@@ -63,18 +63,16 @@ def call_arguments(
     return [plain(value) for value in args], {name: plain(value) for name, value in complete.items()}
 
 
-def _open_parameters(
-    function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]
-) -> dict[str, inspect.Parameter]:
-    """Named parameters that the given arguments leave open."""
+def _open_parameters(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> set[str]:
+    """Parameters that the given arguments leave open."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except ValueError:  # some builtins have none
-        return {}
+        return set()
     positional = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     given = {*positional[: len(args)], *kwargs}
     named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
-    return {each.name: each for each in named if each.name not in given}
+    return {each.name for each in named} - given
 
 
 def plain(value: Any) -> Any:

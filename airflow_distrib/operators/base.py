@@ -239,7 +239,7 @@ class DistributedJobOperator(BaseOperator):
             store.write(Phase.SUBMITTED, job.ref)
             if self._killed:
                 job.terminate()
-            self.log.info("Started %s: %s process(es), supervisor pid %s", name, plan.processes, job.ref.uid)
+            self.log.info("Started %s: %s on %s, supervisor pid %s", name, plan.size, job.host, job.pid)
             async with self._deadline(), _stop_without_parent(job):
                 async for line in job.lines():
                     self.log.info("%s", line.text if line.rank is None else f"[rank {line.rank}] {line.text}")

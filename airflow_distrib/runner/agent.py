@@ -6,7 +6,7 @@ import datetime
 import os
 import sys
 import time
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Set, Union
 
 from airflow_distrib.runner import call, outcome, payload, rank, report, streams
 from airflow_distrib.runner.outcome import Outcome
@@ -139,26 +139,38 @@ def _set_collective_timeout(seconds: int) -> None:
 
 
 def _leave_silent_deaths(spec: Spec, pump: streams.Pump, error: Any) -> None:
-    """Write outcomes for ranks that could not: torch names one failing rank per node at most."""
+    """Write outcomes for ranks that could not.
+
+    torch names one failing rank per node, not always the first, and then ends the others
+    itself. So besides the one it names, only the rank whose stream ended before all others
+    is taken for a cause.
+    """
     told = {each.rank for each in report.collect(spec.directory)}
-    noticed = time.time()
-    first = min(list(pump.ended_at.values()) or [noticed])
-    for number in sorted(set(pump.ended_at) | set(error.failures)):
+    suspects = set(error.failures) | _first_ended(pump.ended_at)
+    for number in sorted(suspects - told):
         failure = error.failures.get(number)
-        ended = pump.ended_at.get(number, noticed)
-        # torch ends the other ranks itself a moment later; those are not the cause.
-        if number not in told and (failure is not None or ended - first < 0.05):
-            report.leave(spec.directory, _silent_death(number, ended, failure))
+        code = failure.exitcode if failure is not None else None
+        ended = pump.ended_at.get(number, time.time())
+        report.leave(spec.directory, _silent_death(number, ended, code))
 
 
-def _silent_death(number: int, ended: float, failure: Optional[Any]) -> Outcome:
-    code = failure.exitcode if failure is not None else None
-    how = signal_name(-code) if code is not None and code < 0 else "exit status {}".format(code)
+def _first_ended(ended_at: Dict[int, float]) -> Set[int]:
+    first = min(ended_at.values(), default=0.0)
+    ranks = {number for number, ended in ended_at.items() if ended == first}
+    # Several at once: nobody can tell which was first.
+    return ranks if len(ranks) == 1 else set()
+
+
+def _silent_death(number: int, ended: float, code: Optional[int]) -> Outcome:
+    if code is None:
+        how = "killed from outside, most likely by SIGKILL"
+    else:
+        how = signal_name(-code) if code < 0 else "exit status {}".format(code)
     return outcome.now(
         outcome.FAILURE,
         number,
         error_type=outcome.PROCESS_KILLED,
-        message="the process of rank {} ended without a word ({})".format(number, how),
+        message="the process of rank {} ended without a word: {}".format(number, how),
         exit_code=code,
         restart=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )._replace(time=ended)

@@ -186,3 +186,18 @@ def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
     assert ended.code == 1
     assert ended.first.rank is None
     assert "Timeout" in ended.first.error_type
+
+
+def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it() -> None:
+    """The peer leaves no word either, but its stream ends later."""
+
+    def fail_on_one() -> None:
+        import os
+        import time
+
+        if os.environ["RANK"] == "1":
+            raise ZeroDivisionError("no examples")
+        time.sleep(60)
+
+    ended = elastic(fail_on_one)
+    assert (ended.first.rank, ended.first.error_type) == (1, "ZeroDivisionError")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import inspect
 from typing import Any
 
 import pendulum
 import pytest
 from airflow.sdk.definitions.param import ParamsDict
 
+from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.operators.arguments import call_arguments, plain, refuse_live_context
 
 
@@ -35,6 +37,18 @@ def test_functions_that_take_anything_get_only_what_was_given() -> None:
     def train(**anything: Any) -> None: ...
 
     assert call_arguments(train, [], {"a": 1}, {"ds": "d"}) == ([], {"a": 1})
+
+
+@pytest.mark.parametrize("default", [inspect.Parameter.empty, None])
+def test_a_parameter_that_airflow_would_fill_with_a_live_object_is_refused(default: Any) -> None:
+    """Also when it has a default: it would stay None without a word."""
+
+    def train(**_: Any) -> None: ...
+
+    parameter = inspect.Parameter("ti", inspect.Parameter.KEYWORD_ONLY, default=default)
+    train.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined] # functions may have one
+    with pytest.raises(ConfigError, match="parameter 'ti' of train: is an object of Airflow"):
+        refuse_live_context(train, [], {})
 
 
 @pytest.mark.parametrize("given", [([], {"ti": 1}), ([1], {})])

@@ -32,9 +32,9 @@ def wait_for_no_process(run: str, task_id: str, seconds: float = 20) -> None:
         raise AssertionError(f"still alive: {processes_with(job)}") from None
 
 
-def folders_left() -> list[Path]:
+def folders_left(stack: AirflowStack) -> list[Path]:
     """Job folders that nobody removed."""
-    return list(Path(os.environ.get("TMPDIR", "/tmp")).glob("airflow-distrib-*"))
+    return list(stack.temporary.glob("airflow-distrib-*"))
 
 
 def supervisor_of(run: str, task_id: str) -> int:
@@ -93,8 +93,8 @@ def test_killed_supervisor_takes_the_ranks_with_it(stack: AirflowStack, task_id:
 
 def test_no_folder_is_left_after_all_that(stack: AirflowStack, task_id: str) -> None:
     """Every killed job's folder is removed, by the supervisor where the worker is gone."""
-    assert wait_for("the folders to be removed", lambda: not folders_left(), 20)
-    del stack, task_id
+    del task_id
+    assert wait_for("the folders to be removed", lambda: not folders_left(stack), 20)
 
 
 def test_execution_timeout_ends_every_process(stack: AirflowStack, task_id: str) -> None:

@@ -62,13 +62,9 @@ class LocalJob:
         self._supervisor = supervisor
         self._directory = directory
         self._grace = grace
-        pid = supervisor.pid
-        self.ref = JobRef(
-            SYSTEM,
-            name,
-            f"{pid}:{process.start_time(pid)}",
-            {"host": socket.gethostname(), "directory": str(directory)},
-        )
+        self.pid, self.host = supervisor.pid, socket.gethostname()
+        uid = f"{self.pid}:{process.start_time(self.pid)}"
+        self.ref = JobRef(SYSTEM, name, uid, {"host": self.host, "directory": str(directory)})
 
     @classmethod
     async def start(

@@ -45,6 +45,13 @@ class LocalPlan:
         return "rdzv_endpoint", int(chosen) if chosen and ours else None
 
     @property
+    def size(self) -> str:
+        """How large the job is, for the log."""
+        if self.elastic is None:
+            return f"{self.processes} rank(s)"
+        return f"{self.processes} node(s) of {self.elastic.nproc_per_node} rank(s)"
+
+    @property
     def needs_port(self) -> bool:
         """False where torch finds a port by itself: one agent that is its own rendezvous."""
         if self.elastic is None:

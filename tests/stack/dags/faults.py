@@ -126,7 +126,7 @@ def mapped() -> None:
         return [0.1, 0.2]
 
     @task.pytorch_job(PAIR, launcher="local")
-    def train(rate: float, run_id: str = "") -> dict[str, float | str | None]:
+    def train(rate: float, run_id: str | None = None) -> dict[str, float | str | None]:
         return {"doubled": rate * 2, "run": run_id, "bad": float("nan")}
 
     train.expand(rate=rates())

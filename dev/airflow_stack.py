@@ -50,6 +50,7 @@ class AirflowStack:
         self, home: Path, dags: Path, *, database: str | None = None, settings: Mapping[str, str] = {}
     ) -> None:
         self.home = home
+        self.temporary = home / "tmp"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -92,6 +93,7 @@ class AirflowStack:
             **inherited,
             "PATH": f"{bin_folder}{os.pathsep}{inherited.get('PATH', '')}",
             "AIRFLOW_HOME": str(self.home),
+            "TMPDIR": str(self.temporary),
             **{f"AIRFLOW__{name}": value for name, value in values.items()},
         }
 
@@ -99,7 +101,7 @@ class AirflowStack:
 
     def start(self) -> None:
         """Create the database and start every component."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.temporary.mkdir(parents=True, exist_ok=True)
         self.airflow("db", "migrate")
         for component in COMPONENTS:
             self.start_component(component)
@@ -154,8 +156,12 @@ class AirflowStack:
     # ------------------------------------------------------------------ REST
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
-        """One call of the public API."""
-        response = self._client.request(method, f"/api/v2{path}", **arguments)
+        """One call of the public API; asked again when SQLite was locked by another component."""
+        for pause in (0.5, 1.0, 2.0, 0.0):
+            response = self._client.request(method, f"/api/v2{path}", **arguments)
+            if response.status_code != 500 or "Database error" not in response.text:
+                break
+            time.sleep(pause)
         assert response.is_success, f"{method} {path}: {response.status_code} {response.text}"
         return response.json() if response.content else None
 
@@ -213,16 +219,16 @@ class AirflowStack:
         }
         self.call("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
 
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        """A task's XCom, as the API shows it."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
-        value = self.call("GET", path, params={"deserialize": "false"})["value"]
+    def xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
+        """What a task returned, as the API shows it."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        value = self.call("GET", path, params={"deserialize": "false", "map_index": map_index})["value"]
         return json.loads(value) if isinstance(value, str) and value[:1] in '{["' else value
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
         """The task log of one try, one event a line."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-        response = self._client.get(path, headers={"Accept": "application/json"})
+        response = self._client.get(path, params={"map_index": map_index}, headers={"Accept": "application/json"})
         if response.status_code == 404:
             return ""  # this try has not begun
         return "\n".join(_text_of(entry) for entry in response.raise_for_status().json()["content"])

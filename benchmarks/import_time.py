@@ -1,0 +1,47 @@
+"""Import time of every public module, as a multiple of ``import airflow.sdk``, which every DAG file pays."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+
+MODULES = (
+    "airflow.sdk",
+    "airflow_distrib",
+    "airflow_distrib.get_provider_info",
+    "airflow_distrib.links",
+    "airflow_distrib.operators.pytorch",
+    "airflow_distrib.decorators.tasks",
+    "airflow.providers.standard.operators.python",
+)
+
+
+def seconds(code: str) -> float:
+    """How long a fresh interpreter takes for ``code``."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure in turns, and print a table in Markdown."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    empty: list[float] = []
+    found: dict[str, list[float]] = {module: [] for module in MODULES}
+    for _ in range(rounds):
+        empty.append(seconds("pass"))
+        for module in MODULES:
+            found[module].append(seconds(f"import {module}"))
+    start = statistics.median(empty)
+    base = statistics.median(found["airflow.sdk"]) - start
+    print(f"| module, median of {rounds} | seconds | of airflow.sdk |")
+    print("|---|---|---|")
+    for module, times in found.items():
+        cost = statistics.median(times) - start
+        print(f"| `{module}` | {cost:.3f} | {cost / base:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
