@@ -225,27 +225,31 @@ class AirflowStack:
         value = self.call("GET", path, params={"deserialize": "false", "map_index": map_index})["value"]
         return json.loads(value) if isinstance(value, str) and value[:1] in '{["' else value
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
-        """The task log of one try, one event a line."""
+    def events(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> list[dict[str, Any]]:
+        """Entries of the task log of one try; none before it begins."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         response = self._client.get(path, params={"map_index": map_index}, headers={"Accept": "application/json"})
         if response.status_code == 404:
-            return ""  # this try has not begun
-        return "\n".join(_text_of(entry) for entry in response.raise_for_status().json()["content"])
+            return []
+        return list(response.raise_for_status().json()["content"])
 
-    def wait_for_log(self, dag_id: str, run_id: str, task_id: str, text: str, try_number: int = 1) -> str:
+    def log(self, *task: str, try_number: int = 1, map_index: int = -1) -> str:
+        """The task log of one try as text, with the types and messages of errors."""
+        return "\n".join(_text_of(entry) for entry in self.events(*task, try_number, map_index))
+
+    def wait_for_log(self, dag_id: str, run_id: str, task_id: str, text: str) -> str:
         """Wait until a task's log holds ``text``."""
 
         def look() -> str | None:
-            log = self.log(dag_id, run_id, task_id, try_number)
+            log = self.log(dag_id, run_id, task_id)
             return log if text in log else None
 
         return wait_for(f"{text!r} in the log of {task_id}", look, 120)
 
 
-def _text_of(entry: Any) -> str:
-    if not isinstance(entry, dict):
-        return str(entry)
+def _text_of(entry: dict[str, Any]) -> str:
     details = entry.get("error_detail") or []
     causes = [f"{each.get('exc_type')}: {each.get('exc_value')}" for each in details]
     return "\n".join([str(entry.get("event", "")), *causes])

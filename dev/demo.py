@@ -17,14 +17,14 @@ DAG, TASKS = "digits_ddp", ("train", "report")
 
 def follow(stack: AirflowStack, run: str, task: str) -> str:
     """Print a task's log as it grows; returns the task's last state."""
-    shown = 0
+    shown: set[tuple[str, str]] = set()
     while True:
         state = str(stack.task(DAG, run, task)["state"])
-        lines = stack.log(DAG, run, task).splitlines()
-        for line in lines[shown:]:
-            if not line.startswith("::"):
-                print(f"  {task} | {line}")
-        shown = len(lines)
+        for entry in stack.events(DAG, run, task):
+            line = (entry.get("timestamp", ""), entry["event"])
+            if line[0] and line not in shown and not line[1].startswith("::"):
+                print(f"  {task} | {line[1]}")
+            shown.add(line)
         if state in OVER:
             return state
         time.sleep(1)
