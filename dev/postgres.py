@@ -15,9 +15,10 @@ from airflow_stack import free_port
 
 def programs() -> Path | None:
     """Where PostgreSQL's server programs lie; Debian keeps them off PATH."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    on_path = shutil.which("initdb")
-    return Path(on_path).parent if on_path else found[-1].parent if found else None
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if on_path := shutil.which("initdb"):
+        found.append(Path(on_path).resolve())
+    return found[0].parent if found else None
 
 
 @contextlib.contextmanager
@@ -42,7 +43,6 @@ def running(folder: Path) -> Iterator[str]:
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder} -c fsync=off"
     run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-w", "-o", options, "start")
     try:
-        run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "airflow", "airflow")
-        yield f"postgresql+psycopg2://airflow@127.0.0.1:{port}/airflow"
+        yield f"postgresql+psycopg2://airflow@127.0.0.1:{port}/postgres"
     finally:
         run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")

@@ -50,13 +50,24 @@ def start_time(pid: int) -> Optional[str]:
     return None if fields[0] in ("Z", "X") else fields[19]
 
 
+# Where the kernel counts its kills for lack of memory: control groups version 2, then 1.
+# A line of /proc/self/cgroup is "number:controllers:path"; version 2 has no controllers.
+_OOM_COUNTERS = (("", "/sys/fs/cgroup", "memory.events"), ("memory", "/sys/fs/cgroup/memory", "memory.oom_control"))
+
+
 def oom_kills() -> Optional[int]:
     """How often the kernel killed for memory in this process's control group; None if unknown."""
     try:
-        with open("/proc/self/cgroup", encoding="ascii") as file:
-            group = next(line.strip().partition("::")[2] for line in file if line.startswith("0::"))
-        with open("/sys/fs/cgroup{}/memory.events".format(group), encoding="ascii") as file:
-            counters = dict(line.split() for line in file)
-        return int(counters["oom_kill"])
-    except (OSError, StopIteration, KeyError, ValueError):
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            groups = dict(line.strip().split(":", 2)[1:] for line in file)
+    except (OSError, ValueError):
         return None
+    for controller, root, name in _OOM_COUNTERS:
+        # In a container the path may be the host's, and the root is its own group.
+        for folder in (root + groups.get(controller, "/"), root):
+            try:
+                with open("{}/{}".format(folder, name), encoding="ascii") as file:
+                    return int(dict(line.split() for line in file)["oom_kill"])
+            except (OSError, KeyError, ValueError):
+                continue
+    return None
