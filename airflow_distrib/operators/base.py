@@ -244,6 +244,10 @@ class DistributedJobOperator(BaseOperator):
                 async for line in job.lines():
                     self.log.info("%s", line.text if line.rank is None else f"[rank {line.rank}] {line.text}")
                 code, left = await job.outcomes()
+            # Before anything else can go wrong: from here on nothing of the job is left.
+            await job.close()
+            if self._killed:
+                raise JobTerminated("the job was stopped by SIGTERM")
             store.write(Phase.RESUMED, job.ref)
             self.log.info("All ranks ended after %.1f s", time.monotonic() - started)
             value, warnings = value_of(left, code, lambda path: ObjectStoragePath(path).read_text())

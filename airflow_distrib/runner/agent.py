@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
 import sys
 import time
 from typing import Any, Dict, List, Optional, Set, Union
@@ -42,7 +43,8 @@ def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     if elastic.start_method == "fork":
         _preloaded.append(call.load(spec))
-    pump = streams.Pump(spec.directory, node, nproc)
+    watch = _Watch(spec)
+    pump = watch.pump = streams.Pump(spec.directory, node, nproc, watch.tick)
     config = launcher.LaunchConfig(
         min_nodes=elastic.min_nodes,
         max_nodes=elastic.max_nodes,
@@ -54,6 +56,8 @@ def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
         max_restarts=elastic.max_restarts,
         monitor_interval=elastic.monitor_interval,
         start_method=elastic.start_method,
+        # Otherwise torch makes a folder of its own and leaves it behind.
+        logs_specs=_logs_specs(os.path.join(spec.directory, "torch-{}".format(node))),
         # The agent's own children get less time than the agent, or it cannot report.
         **_supported(launcher.LaunchConfig, shutdown_timeout=max(1, int(spec.grace_seconds) - 1)),
     )
@@ -82,6 +86,35 @@ def _import_launcher() -> Any:
             "another interpreter with the operator's python=".format(sys.executable)
         ) from None
     return launcher
+
+
+def _logs_specs(folder: str) -> Any:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+
+    return DefaultLogsSpecs(log_dir=folder)
+
+
+class _Watch:
+    """Notices a rank that vanished with status 0: torch would wait for its return value for ever."""
+
+    PATIENCE_SECONDS = 2.0
+
+    def __init__(self, spec: Spec) -> None:
+        self.pump: Optional[streams.Pump] = None
+        self._spec = spec
+
+    def tick(self) -> None:
+        assert self.pump is not None
+        late = [rank for rank, ended in list(self.pump.ended_at.items()) if time.time() - ended > self.PATIENCE_SECONDS]
+        if not late:
+            return
+        told = {each.rank for each in report.collect(self._spec.directory)}
+        for number in sorted(set(late) - told):
+            message = "rank {} ended before the function returned, so there is no result".format(number)
+            fields = {"error_type": outcome.EXITED_EARLY, "message": message}
+            ended = outcome.now(outcome.FAILURE, number, **fields)._replace(time=self.pump.ended_at[number])
+            report.leave(self._spec.directory, ended)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _rendezvous_configs(elastic: ElasticSpec, node: int) -> Dict[str, Any]:
@@ -118,6 +151,7 @@ def worker(spec: Spec, node: int, agent: int) -> None:
     """Entry of every rank; torch calls it in a process of its own, so it must be importable."""
     die_with(agent)
     place = rank.from_env(os.environ)
+    report.forget(spec.directory, place.rank)
     streams.redirect_output(streams.pipe_path(spec.directory, node, place.local_rank), place.rank)
     if spec.elastic is not None and spec.elastic.collective_timeout:
         _set_collective_timeout(spec.elastic.collective_timeout)
@@ -145,9 +179,12 @@ def _leave_silent_deaths(spec: Spec, pump: streams.Pump, error: Any) -> None:
     itself. So besides the one it names, only the rank whose stream ended before all others
     is taken for a cause.
     """
-    told = {each.rank for each in report.collect(spec.directory)}
-    suspects = set(error.failures) | _first_ended(pump.ended_at)
-    for number in sorted(suspects - told):
+    left = report.collect(spec.directory)
+    failed = {each.rank for each in left if each.kind != outcome.SUCCESS}
+    returned = {each.rank for each in left} - failed
+    # A rank that returned may still have crashed while it waited for the others to return.
+    suspects = set(error.failures) | (_first_ended(pump.ended_at) - returned)
+    for number in sorted(suspects - failed):
         failure = error.failures.get(number)
         code = failure.exitcode if failure is not None else None
         ended = pump.ended_at.get(number, time.time())
@@ -172,5 +209,4 @@ def _silent_death(number: int, ended: float, code: Optional[int]) -> Outcome:
         error_type=outcome.PROCESS_KILLED,
         message="the process of rank {} ended without a word: {}".format(number, how),
         exit_code=code,
-        restart=int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     )._replace(time=ended)

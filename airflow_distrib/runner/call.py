@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -29,30 +30,42 @@ def run(spec: Spec, rank: Rank, call: Optional[payload.Call] = None) -> int:
     Returns:
         The exit status for this process: 0 only when the function returned.
     """
+    pid = os.getpid()
+    # What an earlier restart of this rank left is over.
+    report.forget(spec.directory, rank.rank)
+    ended = _called(spec, rank, call)
+    if os.getpid() != pid:
+        # A child that the function forked came back here; the rank is its parent.
+        os._exit(0 if ended.kind == outcome.SUCCESS else 1)
+    # First of all: printing may block, or fail where the function closed stdout.
+    report.leave(spec.directory, ended)
+    with contextlib.suppress(Exception):
+        if ended.kind == outcome.FAILURE:
+            print(ended.traceback or ended.message, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0 if ended.kind == outcome.SUCCESS else 1
+
+
+def _called(spec: Spec, rank: Rank, call: Optional[payload.Call]) -> Outcome:
+    """Call the function; the time of the outcome is the moment at which it ended."""
     place: Dict[str, Any] = {
         "world_size": rank.world_size,
         "pid": os.getpid(),
         "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
     }
-    fields: Dict[str, Any] = {}
     try:
         function, args, kwargs = call or load(spec)
         value = function(*args, **kwargs)
-        if rank.rank == 0:
-            fields = _result(value, spec)
-        kind = outcome.SUCCESS
+        fields = _result(value, spec) if rank.rank == 0 else {}
+        return outcome.now(outcome.SUCCESS, rank.rank, **place, **fields)
     except SystemExit as error:
-        kind, fields = outcome.FAILURE, _early_exit(error)
+        fields = _early_exit(error)
     except (payload.PayloadError, jsonable.ResultError) as error:
-        kind, fields = outcome.FAILURE, {**outcome.failure_fields(error), "recoverable": False}
+        fields = {**outcome.failure_fields(error), "recoverable": False}
     except BaseException as error:  # noqa: BLE001 - whatever a user's function raises is this rank's outcome
-        kind, fields = outcome.FAILURE, outcome.failure_fields(error)
-    if kind == outcome.FAILURE:
-        print(fields.get("traceback") or fields["message"], file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    report.leave(spec.directory, outcome.now(kind, rank.rank, **place, **fields))
-    return 0 if kind == outcome.SUCCESS else 1
+        fields = outcome.failure_fields(error)
+    return outcome.now(outcome.FAILURE, rank.rank, **place, **fields)
 
 
 def _early_exit(error: SystemExit) -> Dict[str, Any]:

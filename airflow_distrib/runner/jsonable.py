@@ -46,7 +46,7 @@ def _convert(value: Any, place: str, warnings: List[str], parents: Set[int]) -> 
     if isinstance(value, float):
         return _finite(float(value), place, warnings)
     if isinstance(value, str):
-        return str(value)
+        return _encodable(str(value), place)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (dict, list, tuple)):
@@ -73,6 +73,17 @@ def _convert_mapping(value: Mapping[Any, Any], place: str, warnings: List[str], 
             raise ResultError("{} has two keys that are both {!r} as text".format(place, str(key)))
         plain[str(key)] = _convert(item, at, warnings, parents)
     return plain
+
+
+def _encodable(value: str, place: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ResultError(
+            "{} holds bytes that are no text (surrogates, as in names of files): "
+            "return it with .encode(errors='surrogateescape').decode(errors='replace')".format(place)
+        ) from None
+    return value
 
 
 def _finite(value: float, place: str, warnings: List[str]) -> Any:

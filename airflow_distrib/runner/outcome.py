@@ -59,7 +59,8 @@ class Outcome(NamedTuple):
         """Render as one line of JSON; fields at their default are left out."""
         defaults = self._field_defaults
         fields = {key: value for key, value in self._asdict().items() if key not in defaults or value != defaults[key]}
-        return json.dumps({"format": FORMAT, **fields}, ensure_ascii=False)
+        # ASCII: an error's text may hold surrogates, as names of files do, which no encoding takes.
+        return json.dumps({"format": FORMAT, **fields})
 
     @property
     def died_silently(self) -> bool:

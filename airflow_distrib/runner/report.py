@@ -7,6 +7,7 @@ message, compressed, is written as framed lines at the end of the log.
 from __future__ import annotations
 
 import base64
+import contextlib
 import glob
 import hashlib
 import os
@@ -40,18 +41,37 @@ def write_file(path: str, text: str) -> None:
 
 def leave(folder: str, outcome: Outcome, name: Optional[str] = None) -> None:
     """Leave an outcome in a folder; a later one of the same rank replaces it."""
-    stem = name or "rank-{}".format(outcome.rank)
-    write_file(os.path.join(folder, "outcome-{}.json".format(stem)), outcome.to_json())
+    write_file(_path(folder, name or "rank-{}".format(outcome.rank)), outcome.to_json())
+
+
+def forget(folder: str, rank: int) -> None:
+    """Remove what a rank left before it was started again."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_path(folder, "rank-{}".format(rank)))
+
+
+def has_left(folder: str, rank: int) -> bool:
+    """Whether a rank left an outcome."""
+    return os.path.exists(_path(folder, "rank-{}".format(rank)))
+
+
+def _path(folder: str, stem: str) -> str:
+    return os.path.join(folder, "outcome-{}.json".format(stem))
 
 
 def collect(folder: str) -> List[Outcome]:
-    """All outcomes of a folder, of the last restart only, lowest rank first."""
+    """All outcomes of a folder, lowest rank first.
+
+    A restarted rank removes its own outcome; ranks that the job shrank below since then
+    cannot, so they are left out here.
+    """
     found = []
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "outcome-*.json"))):
         with open(path, encoding="utf-8") as file:
             found.append(outcomes.from_json(file.read()))
-    last = max((each.restart for each in found if each.rank is not None), default=0)
-    current = [each for each in found if each.rank is None or each.restart == last]
+    sizes = [(each.time, each.world_size) for each in found if each.world_size is not None]
+    size = max(sizes)[1] if sizes else None
+    current = [each for each in found if each.rank is None or size is None or each.rank < size]
     return sorted(current, key=lambda each: (each.rank is None, each.rank or 0))
 
 

@@ -13,7 +13,7 @@ import selectors
 import sys
 import threading
 import time
-from typing import Dict, Optional
+from typing import Callable, Dict, Optional
 
 from airflow_distrib.runner.lines import LineSplitter, RankLine, prefixed
 
@@ -34,7 +34,8 @@ def redirect_output(path: str, rank: int) -> None:
     os.write(pipe, "{}{}\n".format(_HELLO, rank).encode())
     os.dup2(pipe, 1)
     os.dup2(pipe, 2)
-    os.close(pipe)
+    # The third descriptor stays open, and is not inherited by programs that the rank starts:
+    # its closing means the end of this process, even if the function points 1 and 2 elsewhere.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
@@ -55,8 +56,11 @@ class Pump(threading.Thread):
     at the moment of the fork would stay locked in the child for ever.
     """
 
-    def __init__(self, folder: str, node: int, local_ranks: int) -> None:
+    def __init__(self, folder: str, node: int, local_ranks: int, tick: Callable[[], None]) -> None:
+        """Make the pipes; ``tick`` is called about twice a second."""
         super().__init__(name="pump", daemon=True)
+        self._tick = tick
+        # Ranks whose process is gone, and when it went.
         self.ended_at: Dict[int, float] = {}
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
@@ -72,9 +76,10 @@ class Pump(threading.Thread):
 
     def run(self) -> None:
         while not self._last_round:
-            for key, _ in self._selector.select():
+            for key, _ in self._selector.select(timeout=0.5):
                 if key.data is not None:
                     self._read(key.data)
+            self._tick()
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
                 self._drain(key.data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import selectors
 import shutil
@@ -24,6 +25,7 @@ TAIL_LINES = 30
 
 # A rank that ended may leave children that hold its output open: how long to listen on.
 _AFTER_EXIT_SECONDS = 0.3
+_LAST_READS = 64
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -41,6 +43,13 @@ class Child:
         self.output: Optional[int] = self.process.stdout.fileno()
         os.set_blocking(self.output, False)
         self.ended_at: Optional[float] = None
+        self.asked = False
+
+    def end(self, number: int) -> None:
+        """Send a signal, and remember that the end is not the process's own."""
+        if self.code is None:
+            self.asked = True
+            self.process.send_signal(number)
 
     @property
     def code(self) -> Optional[int]:
@@ -62,7 +71,6 @@ class Supervisor:
         self._stopped_by: Optional[int] = None
         self._stopped_at = 0.0
         self._kill_at: Optional[float] = None
-        self._first_failed: Optional[Child] = None
         self._orphaned = False
         self._oom_before = process.oom_kills()
 
@@ -72,11 +80,13 @@ class Supervisor:
         self._start()
         while any(child.output is not None or child.code is None for child in self.children):
             self._turn()
-        self._leave_outcomes()
+        # One that arrived during the last turn counts as well.
+        self._take_signals()
         if self._orphaned:
-            # Nobody is left to do it, and nobody to read the outcomes.
+            # Nobody is left to do it, and nobody to read outcomes.
             shutil.rmtree(self.spec.directory, ignore_errors=True)
             os.killpg(os.getpgrp(), signal.SIGKILL)
+        self._leave_outcomes()
         if self._stopped_by is not None:
             return 128 + self._stopped_by
         return 0 if all(child.code == 0 for child in self.children) else 1
@@ -103,10 +113,11 @@ class Supervisor:
         return numbers
 
     def _listen_to_signals(self) -> None:
-        read, write = os.pipe()
-        os.set_blocking(write, False)
+        self._signals, write = os.pipe()
+        for end in (self._signals, write):
+            os.set_blocking(end, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        self._selector.register(read, selectors.EVENT_READ, "signals")
+        self._selector.register(self._signals, selectors.EVENT_READ, "signals")
         for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         if self.spec.lifeline:
@@ -116,9 +127,7 @@ class Supervisor:
         """Wait for something to happen and deal with it."""
         for key, _ in self._selector.select(timeout=0.1):
             if key.data == "signals":
-                for number in os.read(key.fd, 512):
-                    if number in STOP_SIGNALS:
-                        self._stop(number)
+                self._take_signals()
             elif key.data == "lifeline":
                 if not os.read(0, 512):
                     self._selector.unregister(0)
@@ -128,6 +137,12 @@ class Supervisor:
             else:
                 self._read(key.data)
         self._look_at_children()
+
+    def _take_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            for number in os.read(self._signals, 512):
+                if number in STOP_SIGNALS:
+                    self._stop(number)
 
     def _read(self, child: Child) -> bool:
         assert child.output is not None
@@ -162,21 +177,23 @@ class Supervisor:
         for child in self.children:
             if child.ended_at is None and child.process.poll() is not None:
                 child.ended_at = now
-                if child.code != 0:
-                    # With a stop under way nobody failed first: all were asked to end.
-                    if self._kill_at is None:
-                        self._first_failed = child
+                if child.code != 0 or self._vanished(child):
                     self._end_others()
             if child.output is not None and child.ended_at is not None and now - child.ended_at > _AFTER_EXIT_SECONDS:
                 self._stop_listening(child)
         if self._kill_at is not None and now > self._kill_at:
             for child in self.children:
-                if child.code is None:
-                    child.process.kill()
+                child.end(signal.SIGKILL)
+
+    def _vanished(self, child: Child) -> bool:
+        """Exit status 0 without an outcome: the function called os._exit, and its peers may wait for it."""
+        return child.rank is not None and not report.has_left(self.spec.directory, child.rank)
 
     def _stop_listening(self, child: Child) -> None:
-        while child.output is not None and self._read(child):
-            pass
+        # Bounded: what the rank left behind may go on writing faster than anybody reads.
+        for _ in range(_LAST_READS):
+            if child.output is None or not self._read(child):
+                break
         if child.output is not None:
             for line in child.splitter.flush():
                 self._pass_on(child, line)
@@ -194,8 +211,7 @@ class Supervisor:
         if self._kill_at is None:
             self._kill_at = time.time() + self.spec.grace_seconds
             for child in self.children:
-                if child.code is None:
-                    child.process.send_signal(signal.SIGTERM)
+                child.end(signal.SIGTERM)
 
     def _leave_outcomes(self) -> None:
         told = {each.rank: each for each in report.collect(self.spec.directory) if each.rank is not None}
@@ -207,8 +223,9 @@ class Supervisor:
             if final.kind != outcome.SUCCESS:
                 final = final._replace(log_tail=list(self.tails[rank]))
             report.leave(self.spec.directory, final)
+        failed = any(each.kind == outcome.FAILURE for each in report.collect(self.spec.directory))
         for node, child in enumerate(self.children):
-            if child.rank is None and child.code not in (0, 1) and self._stopped_by is None:
+            if child.rank is None and child.code != 0 and not failed and self._stopped_by is None:
                 report.leave(self.spec.directory, self._ended_silently(child, "torch's agent"), "agent-{}".format(node))
         if self._stopped_by is not None:
             name = process.signal_name(self._stopped_by)
@@ -220,26 +237,19 @@ class Supervisor:
         if told is None:
             return self._ended_silently(child, "rank {}".format(child.rank))
         if told.kind == outcome.SUCCESS and child.code != 0:
-            how = _how(child.code or 0)
-            message = "the function returned, but then its process ended with {}".format(how)
-            return told._replace(
-                kind=outcome.FAILURE,
-                error_type=outcome.PROCESS_KILLED,
-                message=message,
-                exit_code=child.code,
-                result=None,
+            late = self._ended_silently(
+                child, "the function returned, but then the process of rank {}".format(child.rank)
             )
+            return late._replace(world_size=told.world_size)
         return told
 
     def _ended_silently(self, child: Child, who: str) -> Outcome:
         code = child.code or 0
         fields: Dict[str, Any] = {"exit_code": code, "pid": child.process.pid}
-        asked = child is not self._first_failed and -code in (signal.SIGTERM, signal.SIGKILL)
-        if asked and self._kill_at is not None:
+        if child.asked and -code in (signal.SIGTERM, signal.SIGKILL):
             kind = outcome.TERMINATED
-            fields["message"] = "{} was stopped because {}".format(
-                who, "the job was" if self._stopped_by is not None else "another rank failed"
-            )
+            why = "the job was" if self._stopped_by is not None else "another rank failed"
+            fields["message"] = "{} was stopped because {}".format(who, why)
         else:
             kind = outcome.FAILURE
             fields.update(self._silent_cause(code, who))

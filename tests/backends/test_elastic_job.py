@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+import tempfile
 import venv
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,103 @@ def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it() -
 
     ended = elastic(fail_on_one)
     assert (ended.first.rank, ended.first.error_type) == (1, "ZeroDivisionError")
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
+    """torch makes folders of its own, for logs and for errors."""
+    assert elastic(describe, env={"TMPDIR": str(tmp_path)}).code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_restart_of_one_node_keeps_the_result() -> None:
+    """The other node's agent does not count that restart."""
+
+    def fail_once() -> str:
+        import os
+        import time
+
+        marker = os.path.join(os.environ["MARKERS"], "failed")
+        if os.environ["GROUP_RANK"] == "1" and not os.path.exists(marker):
+            open(marker, "w").close()
+            raise ValueError("only once")
+        time.sleep(1)
+        return "done"
+
+    with tempfile.TemporaryDirectory() as markers:
+        ended = elastic(fail_once, nnodes=2, nproc_per_node=1, max_restarts=1, env={"MARKERS": markers})
+    assert ended.code == 0
+    assert [(each.rank, each.kind, each.result) for each in ended.outcomes] == [
+        (0, outcomes.SUCCESS, '"done"'),
+        (1, outcomes.SUCCESS, None),
+    ]
+
+
+def test_a_rank_killed_after_a_restart_is_named() -> None:
+    """And not the peer that lost its connection to it."""
+
+    def die_in_round_one() -> None:
+        import os
+        import signal
+        import time
+
+        if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            raise ValueError("round zero")
+        if os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.05)
+        raise ConnectionError("lost rank 1")
+
+    ended = elastic(die_in_round_one, max_restarts=1)
+    assert (ended.first.rank, ended.first.error_type) == (1, outcomes.PROCESS_KILLED)
+
+
+def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_named() -> None:
+    """As destructors of GPU libraries do."""
+
+    def crash_later() -> None:
+        import os
+        import signal
+        import threading
+        import time
+
+        if os.environ["RANK"] == "1":
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGSEGV)).start()
+            return
+        time.sleep(600)
+
+    ended = elastic(crash_later)
+    assert ended.first.rank == 1
+    assert "SIGSEGV" in ended.first.message
+
+
+def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
+    """torch itself would wait for its return value for ever."""
+
+    def vanish() -> None:
+        import os
+
+        if os.environ["RANK"] == "1":
+            os._exit(0)
+
+    ended = elastic(vanish)
+    assert ended.code != 0
+    assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
+
+
+def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead() -> None:
+    """Only the end of its process is its end."""
+
+    def redirect() -> None:
+        import os
+        import time
+
+        if os.environ["RANK"] == "0":
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
+            time.sleep(600)
+        time.sleep(3)
+        raise ValueError("the cause")
+
+    ended = elastic(redirect)
+    assert (ended.first.rank, ended.first.message) == (1, "the cause")

@@ -207,6 +207,90 @@ def test_a_child_that_holds_the_output_open_does_not_hold_the_job() -> None:
     assert time.monotonic() - started < 30
 
 
+def test_a_child_that_floods_the_output_does_not_hold_the_job() -> None:
+    """It writes faster than anybody reads."""
+
+    def leave_a_flood() -> None:
+        import subprocess
+
+        subprocess.Popen(["yes", "flood"])
+
+    assert run(leave_a_flood, plan=LocalPlan(specs.RANKS, 1), log_ranks=[]).code == 0
+
+
+def test_peers_of_a_rank_that_vanished_do_not_wait_for_it() -> None:
+    """os._exit(0) leaves no word and no bad status."""
+
+    def vanish() -> None:
+        import os
+        import time
+
+        if os.environ["RANK"] == "1":
+            os._exit(0)
+        time.sleep(600)
+
+    ended = run(vanish)
+    assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
+    assert ended.outcomes[0].kind == outcomes.TERMINATED
+
+
+def test_a_rank_that_returned_and_was_then_stopped_is_not_the_cause() -> None:
+    """A thread of its own kept it alive until its peer failed."""
+
+    def linger() -> None:
+        import os
+        import threading
+        import time
+
+        if os.environ["RANK"] == "1":
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            return
+        time.sleep(1)
+        raise ValueError("the cause")
+
+    ended = run(linger)
+    assert (ended.first.rank, ended.first.message) == (0, "the cause")
+    assert ended.outcomes[1].kind == outcomes.TERMINATED
+
+
+def test_a_function_that_closes_its_output_may_return() -> None:
+    """Its value does not need it."""
+
+    def close() -> int:
+        import sys
+
+        sys.stdout.close()
+        return 7
+
+    ended = run(close, plan=LocalPlan(specs.RANKS, 1))
+    assert (ended.code, ended.outcomes[0].result) == (0, "7")
+
+
+def test_a_forked_child_that_comes_back_does_not_speak_for_its_rank() -> None:
+    """The rank is the parent."""
+
+    def fork() -> str:
+        import os
+        import time
+
+        if os.fork() == 0:
+            raise ValueError("the child")
+        time.sleep(0.5)
+        return "the parent"
+
+    ended = run(fork, plan=LocalPlan(specs.RANKS, 1))
+    assert (ended.code, ended.outcomes[0].result) == (0, '"the parent"')
+
+
+def test_an_error_about_an_odd_file_name_is_reported() -> None:
+    """Its text cannot be encoded as it is."""
+
+    def fail() -> None:
+        raise FileNotFoundError("bad\udcff.txt")
+
+    assert run(fail, plan=LocalPlan(specs.RANKS, 1)).first.message == "bad\udcff.txt"
+
+
 def test_the_jobs_folder_is_private_and_removed() -> None:
     """It holds the function and its arguments."""
 

@@ -86,6 +86,7 @@ def test_number_keys_become_text_with_a_warning() -> None:
         ({"model": {"w": torch.ones(2)}}, ["result['model']['w']", "torch.Tensor", ".tolist()"]),
         ({"a": [1, np.ones(2)]}, ["result['a'][1]", "numpy.ndarray", ".tolist()"]),
         ({"tags": {1, 2}}, ["result['tags']", "set", "sorted"]),
+        ({"file": "bad\udcff.txt"}, ["result['file']", "surrogates"]),
         (b"x", ["result is of type bytes"]),
         (Metrics(1.0), ["Metrics", "dataclasses.asdict"]),
         (1j, ["complex"]),

@@ -21,8 +21,8 @@ def failed(rank: int | None, time: float, **fields: object) -> Outcome:
         Outcome,
         kind=st.sampled_from([outcomes.SUCCESS, outcomes.FAILURE]),
         rank=st.none() | st.integers(0, 9999),
-        message=st.text(),
-        traceback=st.text(),
+        message=st.text(st.characters()),
+        traceback=st.text(st.characters()),
         time=st.floats(0, 2e9),
         log_tail=st.lists(st.text()),
     )
@@ -85,6 +85,13 @@ def test_an_exception_whose_text_cannot_be_made_is_still_reported() -> None:
             raise RuntimeError("no text")
 
     assert "no text" in failure_fields(BrokenError())["message"]
+
+
+def test_a_text_that_no_encoding_takes_comes_back() -> None:
+    """Names of files may hold bytes that are no text."""
+    odd = failed(0, 1.0, message="no file bad\udcff.txt")
+    assert odd.to_json().isascii()
+    assert from_json(odd.to_json()) == odd
 
 
 def test_a_long_traceback_keeps_its_end() -> None:

@@ -29,11 +29,21 @@ def test_outcomes_of_a_folder_are_collected_by_rank(tmp_path: Path) -> None:
     assert [(each.rank, each.kind) for each in found] == [(2, "failure"), (10, "success"), (None, "failure")]
 
 
-def test_outcomes_of_an_earlier_restart_do_not_count(tmp_path: Path) -> None:
-    """A rank that failed before the restart is not a failure of the job."""
-    report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 3, restart=0))
-    report.leave(str(tmp_path), Outcome(outcomes.SUCCESS, 0, restart=1))
+def test_ranks_that_the_job_shrank_below_do_not_count(tmp_path: Path) -> None:
+    """An elastic job of four that went on as two."""
+    report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 3, world_size=4, time=1.0))
+    report.leave(str(tmp_path), Outcome(outcomes.SUCCESS, 0, world_size=2, time=2.0))
     assert [each.rank for each in report.collect(str(tmp_path))] == [0]
+
+
+def test_a_restarted_rank_forgets_what_it_left(tmp_path: Path) -> None:
+    """Its failure before the restart is not a failure of the job; forgetting nothing is fine."""
+    report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 1))
+    assert report.has_left(str(tmp_path), 1)
+    for _ in range(2):
+        report.forget(str(tmp_path), 1)
+    assert not report.has_left(str(tmp_path), 1)
+    assert report.collect(str(tmp_path)) == []
 
 
 def test_a_small_outcome_fits_the_termination_message() -> None:

@@ -8,6 +8,7 @@ the supervisor then stops the job and removes its folder.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -62,6 +63,7 @@ class LocalJob:
         self._supervisor = supervisor
         self._directory = directory
         self._grace = grace
+        self._closed = False
         self.pid, self.host = supervisor.pid, socket.gethostname()
         uid = f"{self.pid}:{process.start_time(self.pid)}"
         self.ref = JobRef(SYSTEM, name, uid, {"host": self.host, "directory": str(directory)})
@@ -122,27 +124,36 @@ class LocalJob:
     def terminate(self) -> None:
         """Ask the job to stop; returns at once and may be called from a signal handler."""
         if self._supervisor.returncode is None:
-            os.kill(self._supervisor.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     async def close(self) -> None:
         """Stop the job if it still runs, kill what is left of its group, remove its folder."""
+        if self._closed:
+            return
+        self._closed = True
         try:
-            if self._supervisor.returncode is None:
-                self.terminate()
-                async with asyncio.timeout(self._grace + _PATIENCE_SECONDS):
-                    await self._supervisor.wait()
+            self.terminate()
+            async with asyncio.timeout(self._grace + _PATIENCE_SECONDS):
+                # Nobody reads the log any more; a supervisor that cannot write it cannot end.
+                await asyncio.gather(self._discard_output(), self._supervisor.wait())
         except TimeoutError:
             pass
         finally:
-            _kill_group(self._supervisor.pid)
+            _kill_group(self.pid)
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _discard_output(self) -> None:
+        assert self._supervisor.stdout is not None
+        while await self._supervisor.stdout.read(65536):
+            pass
 
 
 def _kill_group(group: int) -> None:
     """Kill what a rank left running; usually nobody is there any more."""
     try:
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return
 
 
