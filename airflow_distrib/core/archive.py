@@ -9,19 +9,16 @@ from pathlib import Path
 
 import cloudpickle
 
+import airflow_distrib
 import airflow_distrib.runner
 
-# The archive's own package root. Where airflow_distrib is installed as well, its other
-# parts stay importable; RecoverableError works for functions that say
-# ``airflow_distrib.RecoverableError``.
-_ROOT = '''\
-"""Only what ranks need; see airflow_distrib.runner."""
+# Appended to the package's root in the archive: where airflow_distrib is installed as
+# well, its other parts stay importable.
+_EXTEND = """
 from pkgutil import extend_path
 
 __path__ = extend_path(__path__, __name__)
-
-from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError  # noqa: E402
-'''
+"""
 
 _MAIN = """\
 import sys
@@ -47,7 +44,13 @@ def build() -> bytes:
 
 
 def _files() -> dict[str, str]:
-    files = {"__main__.py": _MAIN, "airflow_distrib/__init__.py": _ROOT}
+    root = Path(airflow_distrib.__file__).parent
+    files = {
+        "__main__.py": _MAIN,
+        # Functions may say airflow_distrib.RecoverableError, which is looked up in the catalogue.
+        "airflow_distrib/__init__.py": (root / "__init__.py").read_text(encoding="utf-8") + _EXTEND,
+        "airflow_distrib/catalogue.py": (root / "catalogue.py").read_text(encoding="utf-8"),
+    }
     for module, target in ((airflow_distrib.runner, "airflow_distrib/runner"), (cloudpickle, "cloudpickle")):
         assert module.__file__ is not None
         for path in Path(module.__file__).parent.glob("*.py"):

@@ -49,7 +49,10 @@ class Config:
     def __post_init__(self) -> None:
         for name, check in self.checks.items():
             value = getattr(self, name)
-            if value is not None and not is_template(value):
+            if value is None:
+                if "None" not in str(self.__dataclass_fields__[name].type):  # type: ignore[attr-defined]
+                    raise ConfigError(name, "must not be None; leave it out for its default")
+            elif not is_template(value):
                 object.__setattr__(self, name, check(name, value))
         if not any(is_template(value) for value in self.values().values()):
             self.check_together()
@@ -80,7 +83,7 @@ class Config:
         if isinstance(values, cls):
             return values
         if not isinstance(values, Mapping):
-            raise ConfigError(cls.__name__, f"expected a {cls.__name__} or a mapping, not {type(values).__name__}")
+            raise ConfigError(cls.__name__, f"must be of type {cls.__name__} or a mapping; got {values!r}")
         return cls(**{str(name): value for name, value in values.items()})
 
     def merged(self, overrides: Mapping[str, Any]) -> Self:
@@ -97,6 +100,16 @@ class Config:
         """A copy whose every value went through ``change``; nested configs are handed to it whole."""
         return type(self)(**{name: change(value) for name, value in self.values().items()})
 
+    def templates(self) -> list[str]:
+        """Dotted names of the fields that only get their values at run time."""
+        found = []
+        for name, value in self.values().items():
+            if isinstance(value, Config):
+                found += [f"{name}.{inner}" for inner in value.templates()]
+            elif is_template(value) or (isinstance(value, Mapping) and any(map(is_template, value.values()))):
+                found.append(name)
+        return found
+
     def serialize(self) -> dict[str, Any]:
         """Plain values of the fields that differ from their defaults, for Airflow's *Rendered Template* view."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -110,7 +123,7 @@ def _plain(value: Any) -> Any:
         return value.value
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    return str(value) if is_reference(value) else value
 
 
 def of(kind: type[Config]) -> Check:
@@ -207,6 +220,8 @@ def environment(name: str, value: Any) -> dict[str, str]:
     for key, item in value.items():
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
             raise ConfigError(name, f"{key!r} cannot be the name of an environment variable")
+        if item is None:
+            raise ConfigError(f"{name}[{key!r}]", "must be text; leave it out instead of None")
         if not isinstance(item, str) and not is_template(item):
             raise ConfigError(f"{name}[{key!r}]", f"must be text; write {str(item)!r} instead of {item!r}")
     return dict(value)

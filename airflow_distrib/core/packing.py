@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import importlib.util
 import inspect
 import sys
 import types
@@ -24,24 +25,27 @@ def pack(
     """Pickle a call for :func:`airflow_distrib.runner.payload.unwrap`.
 
     Args:
-        folders: where DAG files live. Modules below them go by value: the ranks have the
-            user's libraries but not the user's DAG folder.
+        folders: where DAG files live. Modules below them go by value, also those that the
+            function imports only when it runs: the ranks have the user's libraries but not
+            the user's DAG folder.
 
     Raises:
         FunctionNotPicklable: names the object and how the function reaches it.
     """
-    with _by_value(function, folders):
+    places = [folder.resolve() for folder in folders]
+    modules = _imported_later(_innermost(function), places)
+    with _by_value(function, places):
         try:
-            pickled = cloudpickle.dumps((function, tuple(args), dict(kwargs)))
+            pickled = cloudpickle.dumps((function, tuple(args), dict(kwargs), modules))
         except Exception as error:
             raise FunctionNotPicklable(_explain(function, args, kwargs, error)) from error
     return payload.wrap(pickled, _name(function))
 
 
 @contextlib.contextmanager
-def _by_value(function: Callable[..., Any], folders: Iterable[Path]) -> Iterator[None]:
+def _by_value(function: Callable[..., Any], folders: list[Path]) -> Iterator[None]:
     registered = []
-    for module in _own_modules(function, [folder.resolve() for folder in folders]):
+    for module in _own_modules(function, folders):
         if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
             cloudpickle.register_pickle_by_value(module)
             registered.append(module)
@@ -61,11 +65,47 @@ def _own_modules(function: Callable[..., Any], folders: list[Path]) -> Iterator[
         if module is own and not _is_installed(module):
             yield module
             continue
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and not _is_installed(module):
-            path = Path(file).resolve()
-            if any(path.is_relative_to(folder) for folder in folders):
-                yield module
+        if _lies_in(module, folders):
+            yield module
+
+
+def _lies_in(module: types.ModuleType, folders: list[Path]) -> bool:
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or _is_installed(module):
+        return False
+    return any(Path(file).resolve().is_relative_to(folder) for folder in folders)
+
+
+def _imported_later(function: Any, folders: list[Path]) -> dict[str, types.ModuleType]:
+    """Modules of the DAG folder that the code of ``function`` imports, with their parents."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    found: dict[str, types.ModuleType] = {}
+    for name in _import_names(code) if code is not None else ():
+        try:
+            module = importlib.import_module(name)
+        except Exception:  # noqa: BLE001, S112 - a library that only the ranks have, or that fails only here
+            continue
+        if _lies_in(module, folders):
+            parts = name.split(".")
+            names = [".".join(parts[: end + 1]) for end in range(len(parts))]
+            found |= {each: sys.modules[each] for each in names}
+    return found
+
+
+def _import_names(code: types.CodeType) -> Iterator[str]:
+    """Absolute imports in a function's code and the functions inside it, where a DAG folder may be meant."""
+    for instruction in dis.get_instructions(code):
+        name = str(instruction.argval)
+        if instruction.opname == "IMPORT_NAME" and name.partition(".")[0] not in sys.stdlib_module_names:
+            spec = None
+            with contextlib.suppress(ImportError, ValueError):
+                spec = importlib.util.find_spec(name.partition(".")[0])
+            # Libraries are left alone: importing torch here would cost seconds.
+            if spec is not None and "site-packages" not in str(spec.origin or spec.submodule_search_locations):
+                yield name
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _import_names(constant)
 
 
 def _is_installed(module: types.ModuleType) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import signal
 import sys
 import time
 from typing import Any, Dict, List, Optional, Set, Union
@@ -43,8 +42,7 @@ def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     if elastic.start_method == "fork":
         _preloaded.append(call.load(spec))
-    watch = _Watch(spec)
-    pump = watch.pump = streams.Pump(spec.directory, node, nproc, watch.tick)
+    pump = streams.Pump(spec.directory, node, nproc, _Rounds(spec.directory).started)
     config = launcher.LaunchConfig(
         min_nodes=elastic.min_nodes,
         max_nodes=elastic.max_nodes,
@@ -94,27 +92,25 @@ def _logs_specs(folder: str) -> Any:
     return DefaultLogsSpecs(log_dir=folder)
 
 
-class _Watch:
-    """Notices a rank that vanished with status 0: torch would wait for its return value for ever."""
+class _Rounds:
+    """Forgets the outcomes of the round before when a new one begins.
 
-    PATIENCE_SECONDS = 2.0
+    A rank does so itself, but it may be ended before it gets there.
+    """
 
-    def __init__(self, spec: Spec) -> None:
-        self.pump: Optional[streams.Pump] = None
-        self._spec = spec
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._round = 0
+        self._ranks: Set[int] = set()
 
-    def tick(self) -> None:
-        assert self.pump is not None
-        late = [rank for rank, ended in list(self.pump.ended_at.items()) if time.time() - ended > self.PATIENCE_SECONDS]
-        if not late:
-            return
-        told = {each.rank for each in report.collect(self._spec.directory)}
-        for number in sorted(set(late) - told):
-            message = "rank {} ended before the function returned, so there is no result".format(number)
-            fields = {"error_type": outcome.EXITED_EARLY, "message": message}
-            ended = outcome.now(outcome.FAILURE, number, **fields)._replace(time=self.pump.ended_at[number])
-            report.leave(self._spec.directory, ended)
-            os.kill(os.getpid(), signal.SIGTERM)
+    def started(self, number: int, restart: int) -> None:
+        """A rank of this node started for the ``restart``-th time."""
+        if restart > self._round:
+            for each in report.collect(self._folder):
+                if each.rank in self._ranks and each.restart < restart:
+                    report.forget(self._folder, each.rank)
+        self._round = restart
+        self._ranks.add(number)
 
 
 def _rendezvous_configs(elastic: ElasticSpec, node: int) -> Dict[str, Any]:
@@ -151,8 +147,8 @@ def worker(spec: Spec, node: int, agent: int) -> None:
     """Entry of every rank; torch calls it in a process of its own, so it must be importable."""
     die_with(agent)
     place = rank.from_env(os.environ)
-    report.forget(spec.directory, place.rank)
-    streams.redirect_output(streams.pipe_path(spec.directory, node, place.local_rank), place.rank)
+    restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    streams.redirect_output(streams.pipe_path(spec.directory, node, place.local_rank), place.rank, restart)
     if spec.elastic is not None and spec.elastic.collective_timeout:
         _set_collective_timeout(spec.elastic.collective_timeout)
     status = call.run(spec, place, _preloaded[0] if _preloaded else None)

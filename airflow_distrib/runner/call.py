@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
+import logging
 import os
 import sys
 import traceback
-from typing import Any, Dict, Optional
+from typing import Any, Dict, NoReturn, Optional
 
 from airflow_distrib.runner import jsonable, outcome, payload, report
 from airflow_distrib.runner.errors import NonRecoverableError
@@ -33,6 +36,7 @@ def run(spec: Spec, rank: Rank, call: Optional[payload.Call] = None) -> int:
     pid = os.getpid()
     # What an earlier restart of this rank left is over.
     report.forget(spec.directory, rank.rank)
+    _report_early_exit(spec, rank)
     ended = _called(spec, rank, call)
     if os.getpid() != pid:
         # A child that the function forked came back here; the rank is its parent.
@@ -49,18 +53,17 @@ def run(spec: Spec, rank: Rank, call: Optional[payload.Call] = None) -> int:
 
 def _called(spec: Spec, rank: Rank, call: Optional[payload.Call]) -> Outcome:
     """Call the function; the time of the outcome is the moment at which it ended."""
-    place: Dict[str, Any] = {
-        "world_size": rank.world_size,
-        "pid": os.getpid(),
-        "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
-    }
+    place = _place(rank)
     try:
         function, args, kwargs = call or load(spec)
+        _show_info()
         value = function(*args, **kwargs)
+        if inspect.iscoroutine(value):
+            value = asyncio.run(value)
         fields = _result(value, spec) if rank.rank == 0 else {}
         return outcome.now(outcome.SUCCESS, rank.rank, **place, **fields)
     except SystemExit as error:
-        fields = _early_exit(error)
+        fields = {**outcome.failure_fields(error), **_early_exit("sys.exit({!r})".format(error.code))}
     except (payload.PayloadError, jsonable.ResultError) as error:
         fields = {**outcome.failure_fields(error), "recoverable": False}
     except BaseException as error:  # noqa: BLE001 - whatever a user's function raises is this rank's outcome
@@ -68,13 +71,45 @@ def _called(spec: Spec, rank: Rank, call: Optional[payload.Call]) -> Outcome:
     return outcome.now(outcome.FAILURE, rank.rank, **place, **fields)
 
 
-def _early_exit(error: SystemExit) -> Dict[str, Any]:
-    fields = outcome.failure_fields(error)
-    fields["error_type"] = outcome.EXITED_EARLY
-    fields["message"] = "the function called sys.exit({!r}) before it returned, so there is no result".format(
-        error.code
-    )
-    return fields
+def _show_info() -> None:
+    """Let logging.info() of the function reach the log, as in any Airflow task.
+
+    Without a handler of its own: a function that calls logging.basicConfig() gets what it asks for.
+    """
+    logging.getLogger().setLevel(logging.INFO)
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
+
+
+def _place(rank: Rank) -> Dict[str, Any]:
+    return {
+        "world_size": rank.world_size,
+        "pid": os.getpid(),
+        "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+    }
+
+
+def _early_exit(call: str) -> Dict[str, Any]:
+    message = "the function called {} before it returned, so there is no result".format(call)
+    return {"error_type": outcome.EXITED_EARLY, "message": message}
+
+
+def _report_early_exit(spec: Spec, rank: Rank) -> None:
+    """Have os._exit() of the rank leave an outcome and a bad status.
+
+    With status 0 torch's agent would wait for the function's return value for ever.
+    Children that the function forks end by os._exit() as a matter of course.
+    """
+    pid, leave_at_once = os.getpid(), os._exit
+
+    def _exit(status: int = 0) -> NoReturn:
+        if os.getpid() == pid and not report.has_left(spec.directory, rank.rank):
+            fields = {**_place(rank), **_early_exit("os._exit({!r})".format(status))}
+            report.leave(spec.directory, outcome.now(outcome.FAILURE, rank.rank, **fields))
+            status = status or 1
+        leave_at_once(status)
+
+    os._exit = _exit
 
 
 def _result(value: Any, spec: Spec) -> Dict[str, Any]:

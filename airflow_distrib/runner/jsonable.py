@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from typing import Any, List, Mapping, NamedTuple, Set
 
 # Largest result that travels with the outcome itself, in bytes of JSON. Larger ones
@@ -100,7 +101,11 @@ def _is_numpy_scalar(value: Any) -> bool:
 
 def _type_name(value: Any) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else "{}.{}".format(kind.__module__, kind.__qualname__)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    # The name under which Airflow imports a DAG file says nothing to its author.
+    module = re.sub(r"^unusual_prefix_[0-9a-f]{40}_", "", kind.__module__)
+    return "{}.{}".format(module, kind.__qualname__)
 
 
 def _refusal(value: Any, place: str) -> str:

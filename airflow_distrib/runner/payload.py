@@ -77,9 +77,11 @@ def unwrap(data: bytes) -> Call:
     import cloudpickle
 
     try:
-        function, args, kwargs = cloudpickle.loads(pickled)
+        function, args, kwargs, modules = cloudpickle.loads(pickled)
     except ImportError as error:
         raise PayloadError(
             "{} needs a module that is not installed where it runs: {}".format(header["function"], error)
         ) from error
+    # Helpers from the DAG folder that the function imports while it runs.
+    sys.modules.update(modules)
     return Call(function, tuple(args), dict(kwargs))

@@ -26,12 +26,12 @@ def pipe_path(folder: str, node: int, local_rank: int) -> str:
     return os.path.join(folder, "stream-{}-{}".format(node, local_rank))
 
 
-def redirect_output(path: str, rank: int) -> None:
+def redirect_output(path: str, rank: int, restart: int) -> None:
     """In a worker: send stdout and stderr, of C libraries too, into the pipe."""
     sys.stdout.flush()
     sys.stderr.flush()
     pipe = os.open(path, os.O_WRONLY)
-    os.write(pipe, "{}{}\n".format(_HELLO, rank).encode())
+    os.write(pipe, "{}{} {}\n".format(_HELLO, rank, restart).encode())
     os.dup2(pipe, 1)
     os.dup2(pipe, 2)
     # The third descriptor stays open, and is not inherited by programs that the rank starts:
@@ -56,10 +56,10 @@ class Pump(threading.Thread):
     at the moment of the fork would stay locked in the child for ever.
     """
 
-    def __init__(self, folder: str, node: int, local_ranks: int, tick: Callable[[], None]) -> None:
-        """Make the pipes; ``tick`` is called about twice a second."""
+    def __init__(self, folder: str, node: int, local_ranks: int, started: Callable[[int, int], None]) -> None:
+        """Make the pipes; ``started`` is called with the rank and the restart of each new worker."""
         super().__init__(name="pump", daemon=True)
-        self._tick = tick
+        self._announce = started
         # Ranks whose process is gone, and when it went.
         self.ended_at: Dict[int, float] = {}
         self._selector = selectors.DefaultSelector()
@@ -76,10 +76,9 @@ class Pump(threading.Thread):
 
     def run(self) -> None:
         while not self._last_round:
-            for key, _ in self._selector.select(timeout=0.5):
+            for key, _ in self._selector.select():
                 if key.data is not None:
                     self._read(key.data)
-            self._tick()
         for key in list(self._selector.get_map().values()):
             if key.data is not None:
                 self._drain(key.data)
@@ -123,8 +122,9 @@ class Pump(threading.Thread):
 
     def _emit(self, stream: _Stream, line: str) -> None:
         if line.startswith(_HELLO):
-            stream.rank = int(line[len(_HELLO) :])
+            stream.rank, restart = map(int, line[len(_HELLO) :].split())
             self.ended_at.pop(stream.rank, None)
+            self._announce(stream.rank, restart)
             return
         data = (prefixed(RankLine(stream.rank, line)) + "\n").encode("utf-8", "replace")
         while data:

@@ -27,7 +27,6 @@ def test_ranks_see_their_numbers_and_meet_at_a_free_port() -> None:
     """The environment is that of a PyTorchJob's pods, on this machine."""
 
     def numbers() -> list[str]:
-        import os
 
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
         print(*(os.environ[name] for name in names))
@@ -56,7 +55,6 @@ def test_output_of_subprocesses_and_of_c_code_is_prefixed_too() -> None:
     """What matters is the descriptor, not Python's print."""
 
     def talk() -> None:
-        import os
         import subprocess
 
         subprocess.run(["echo", "from a child"], check=True)
@@ -69,7 +67,6 @@ def test_a_failing_rank_ends_the_others_at_once() -> None:
     """Nobody waits for the peers of a rank that raised."""
 
     def fail_on_one() -> None:
-        import os
         import time
 
         print("rank", os.environ["RANK"])
@@ -99,7 +96,25 @@ def test_sys_exit_before_returning_is_a_failure(status: int) -> None:
 
 def test_os_exit_zero_is_a_failure() -> None:
     """A process that vanishes with status 0 has not returned."""
-    ended = run(os._exit, 0, plan=LocalPlan(specs.RANKS, 1))
+
+    def vanish() -> None:
+
+        os._exit(0)
+
+    ended = run(vanish, plan=LocalPlan(specs.RANKS, 1))
+    assert ended.first.error_type == outcomes.EXITED_EARLY
+    assert "os._exit(0) before it returned" in ended.first.message
+
+
+def test_a_c_library_that_exits_with_zero_is_a_failure() -> None:
+    """Nobody can write an outcome then."""
+
+    def vanish() -> None:
+        import ctypes
+
+        ctypes.CDLL(None)._exit(0)
+
+    ended = run(vanish, plan=LocalPlan(specs.RANKS, 1))
     assert ended.first.error_type == outcomes.EXITED_EARLY
     assert "before the function returned" in ended.first.message
 
@@ -108,7 +123,6 @@ def test_a_killed_rank_is_reported_with_its_signal() -> None:
     """As the OOM killer does it."""
 
     def kill_one() -> None:
-        import os
         import signal
         import time
 
@@ -126,7 +140,6 @@ def test_a_process_that_dies_after_the_function_returned_has_failed() -> None:
 
     def crash_at_exit() -> int:
         import atexit
-        import os
         import signal
 
         atexit.register(os.kill, os.getpid(), signal.SIGSEGV)
@@ -222,7 +235,6 @@ def test_peers_of_a_rank_that_vanished_do_not_wait_for_it() -> None:
     """os._exit(0) leaves no word and no bad status."""
 
     def vanish() -> None:
-        import os
         import time
 
         if os.environ["RANK"] == "1":
@@ -238,7 +250,6 @@ def test_a_rank_that_returned_and_was_then_stopped_is_not_the_cause() -> None:
     """A thread of its own kept it alive until its peer failed."""
 
     def linger() -> None:
-        import os
         import threading
         import time
 
@@ -270,7 +281,6 @@ def test_a_forked_child_that_comes_back_does_not_speak_for_its_rank() -> None:
     """The rank is the parent."""
 
     def fork() -> str:
-        import os
         import time
 
         if os.fork() == 0:
@@ -295,7 +305,6 @@ def test_the_jobs_folder_is_private_and_removed() -> None:
     """It holds the function and its arguments."""
 
     def folder() -> list[str]:
-        import os
         import sys
 
         path = os.path.dirname(sys.argv[0])

@@ -13,6 +13,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+import airflow_distrib
 from airflow_distrib.core import archive, packing
 from airflow_distrib.core.errors import FunctionNotPicklable
 from airflow_distrib.runner import payload
@@ -63,6 +64,42 @@ def test_functions_of_a_dag_file_and_of_its_neighbours_travel_by_value(tmp_path:
         sys.modules.pop("helper_of_test_packing", None)
         sys.modules.pop("unusual_prefix_dag", None)
     assert call_elsewhere(packed, tmp_path) == "9"
+
+
+def test_helpers_that_the_function_imports_while_it_runs_travel_too(tmp_path: Path) -> None:
+    """Importing inside the function is how examples are written."""
+    dags = tmp_path / "dags"
+    (dags / "package_of_test_packing").mkdir(parents=True)
+    (dags / "package_of_test_packing" / "__init__.py").write_text("")
+    (dags / "package_of_test_packing" / "deep.py").write_text("def triple(x):\n    return x * 3\n")
+    (dags / "later_of_test_packing.py").write_text("FACTOR = 2\n")
+    (dags / "dag.py").write_text(
+        "def train(x):\n"
+        "    import later_of_test_packing as later\n"
+        "    from package_of_test_packing.deep import triple\n"
+        "    return triple(x) * later.FACTOR\n"
+    )
+    sys.path.insert(0, str(dags))
+    try:
+        packed = packing.pack(load(dags / "dag.py", "unusual_prefix_later").train, [5], {}, [dags])
+    finally:
+        sys.path.remove(str(dags))
+        for name in [name for name in sys.modules if "of_test_packing" in name or name == "unusual_prefix_later"]:
+            del sys.modules[name]
+    assert call_elsewhere(packed, tmp_path) == "30"
+
+
+def test_the_whole_package_is_there_where_it_is_installed(tmp_path: Path) -> None:
+    """Airflow, imported in a local rank, looks for its providers."""
+    (tmp_path / "runner.pyz").write_bytes(archive.build())
+    code = (
+        "import sys; sys.path.insert(0, 'runner.pyz')\n"
+        "import airflow_distrib, airflow_distrib.get_provider_info\n"
+        "print(airflow_distrib.__file__, airflow_distrib.__version__, airflow_distrib.Elastic.__name__)\n"
+    )
+    shown = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True).split()
+    assert "runner.pyz" in shown[0]
+    assert shown[1:] == [airflow_distrib.__version__, "Elastic"]
 
 
 def test_libraries_below_the_dag_folder_travel_by_reference(tmp_path: Path) -> None:
@@ -153,7 +190,6 @@ def test_the_archive_is_the_same_bytes_each_time() -> None:
 
 def test_recoverable_error_can_be_raised_where_the_package_is_not_installed(tmp_path: Path) -> None:
     """By the name that users import."""
-    import airflow_distrib
 
     def names() -> str:
         return ",".join(

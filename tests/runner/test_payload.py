@@ -17,7 +17,7 @@ def add(a: int, b: int) -> int:
 
 def packed() -> bytes:
     """A call of :func:`add`."""
-    return payload.wrap(cloudpickle.dumps((add, (1,), {"b": 2})), "add")
+    return payload.wrap(cloudpickle.dumps((add, (1,), {"b": 2}, {})), "add")
 
 
 def test_a_call_comes_back_as_it_was() -> None:
