@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
 
+from airflow.sdk import XComArg
 from airflow.sdk.bases.decorator import DecoratedOperator, Task, task_decorator_factory
 
 from airflow_distrib.backends.elastic.config import Elastic
 from airflow_distrib.backends.pytorchjob.config import PyTorchJob
+from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
@@ -41,22 +44,37 @@ _ElasticOperatorDecorated = _decorated(ElasticOperator, "elastic")
 _PyTorchJobOperatorDecorated = _decorated(PyTorchJobOperator, "pytorch_job")
 
 
-def _task(operator: type[DecoratedOperator], name: str, first: Any, options: dict[str, Any]) -> Any:
-    """Serve ``@task.x``, ``@task.x()``, ``@task.x(config)`` and ``@task.x(task_config=config)``."""
-    if callable(first):
-        return task_decorator_factory(python_callable=first, decorated_operator_class=operator, **options)
-    if first is not None:
+def _task(
+    operator: type[DistributedJobOperator], decorated: Any, name: str, first: Any, options: dict[str, Any]
+) -> Any:
+    """Serve ``@task.x``, ``@task.x()``, ``@task.x(config)`` and ``@task.x(task_config=config)``.
+
+    What is wrong with the config is said here, on the decorator's own line, also for tasks
+    that are mapped and so only made at run time.
+    """
+    config = operator.config_type
+    fields = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type] # every config is one
+    for option in options:
+        if option in fields and option not in operator.template_fields:
+            raise ConfigError(
+                option, f"is a field of {config.__name__}; write @task.{name}({config.__name__}({option}=...))"
+            )
+    function = None
+    if callable(first) and not isinstance(first, type) and not configs.is_reference(first):
+        function = first
+    elif first is not None:
         if "task_config" in options:
             raise ConfigError("task_config", f"@task.{name} got it twice, by position and by name")
         options["task_config"] = first
-    return task_decorator_factory(decorated_operator_class=operator, **options)
+    operator.check_config(options.get("task_config"))
+    return task_decorator_factory(python_callable=function, decorated_operator_class=decorated, **options)
 
 
 @overload
 def elastic_task(task_config: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def elastic_task(
-    task_config: Elastic | Mapping[str, Any] | None = None,
+    task_config: Elastic | Mapping[str, Any] | XComArg | None = None,
     /,
     *,
     multiple_outputs: bool | None = None,
@@ -71,14 +89,14 @@ def elastic_task(task_config: Any = None, /, **operator_arguments: Any) -> Any:
             return annotation by default.
         operator_arguments: anything that :class:`~airflow_distrib.operators.pytorch.ElasticOperator` takes.
     """
-    return _task(_ElasticOperatorDecorated, "elastic", task_config, operator_arguments)
+    return _task(ElasticOperator, _ElasticOperatorDecorated, "elastic", task_config, operator_arguments)
 
 
 @overload
 def pytorch_job_task(task_config: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def pytorch_job_task(
-    task_config: PyTorchJob | Mapping[str, Any] | None = None,
+    task_config: PyTorchJob | Mapping[str, Any] | XComArg | None = None,
     /,
     *,
     multiple_outputs: bool | None = None,
@@ -93,4 +111,4 @@ def pytorch_job_task(task_config: Any = None, /, **operator_arguments: Any) -> A
             return annotation by default.
         operator_arguments: anything that :class:`~airflow_distrib.operators.pytorch.PyTorchJobOperator` takes.
     """
-    return _task(_PyTorchJobOperatorDecorated, "pytorch_job", task_config, operator_arguments)
+    return _task(PyTorchJobOperator, _PyTorchJobOperatorDecorated, "pytorch_job", task_config, operator_arguments)

@@ -38,19 +38,32 @@ SHIPPABLE_CONTEXT = frozenset(
 )
 
 
-def refuse_live_context(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> None:
-    """Reject parameters that would be filled with Airflow's live objects.
+def check_function(function: Any, args: Collection[Any], kwargs: Mapping[str, Any]) -> None:
+    """Reject what cannot run on ranks, and arguments that do not fit.
 
     Raises:
-        ConfigError: names the parameter and what to pass instead.
+        ConfigError: it is no function, or a generator; a parameter would be filled with a
+            live object of Airflow's; the arguments do not fit the signature.
     """
-    for name in _open_parameters(function, args, kwargs):
-        if name in KNOWN_CONTEXT_KEYS - SHIPPABLE_CONTEXT:
-            raise ConfigError(
-                f"parameter {name!r} of {getattr(function, '__name__', function)}",
-                "is an object of Airflow, which ranks cannot use; pass the values you need instead, "
-                "such as run_id, ds, params or a template string",
-            )
+    if not callable(function):
+        raise ConfigError("python_callable", f"must be a function; got {function!r}")
+    name = getattr(function, "__name__", type(function).__name__)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError("python_callable", f"{name} is a generator; return a list instead of yielding")
+    open_names = _open_parameters(function, args, kwargs)
+    if live := sorted(open_names & (KNOWN_CONTEXT_KEYS - SHIPPABLE_CONTEXT)):
+        raise ConfigError(
+            f"parameter {live[0]!r} of {name}",
+            "is an object of Airflow, which ranks cannot use; pass the values you need instead, "
+            "such as run_id, ds, params or a template string",
+        )
+    signature = _signature(function)
+    if signature is not None:
+        from_context = dict.fromkeys(open_names & SHIPPABLE_CONTEXT)
+        try:
+            signature.bind(*args, **from_context, **kwargs)
+        except TypeError as error:
+            raise ConfigError("op_args and op_kwargs", f"do not fit {name}: {error}") from None
 
 
 def call_arguments(
@@ -58,21 +71,35 @@ def call_arguments(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Complete the arguments from the context, as TaskFlow does, and make them plain."""
     wanted = _open_parameters(function, args, kwargs)
-    offered = {name: context[name] for name in SHIPPABLE_CONTEXT if name in wanted and name in context}
+    if _takes_any_keyword(function):
+        # def train(**context), as TaskFlow fills it, with what can travel of it.
+        wanted |= SHIPPABLE_CONTEXT
+    offered = {name: context[name] for name in SHIPPABLE_CONTEXT & wanted if name in context}
     complete = {**offered, **kwargs}
     return [plain(value) for value in args], {name: plain(value) for name, value in complete.items()}
 
 
 def _open_parameters(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> set[str]:
     """Parameters that the given arguments leave open."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except ValueError:  # some builtins have none
-        return set()
+    signature = _signature(function)
+    parameters = list(signature.parameters.values()) if signature else []
     positional = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     given = {*positional[: len(args)], *kwargs}
     named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
     return {each.name for each in named} - given
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """None for builtins that do not tell."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return None
+
+
+def _takes_any_keyword(function: Callable[..., Any]) -> bool:
+    signature = _signature(function)
+    return signature is not None and any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
 
 def plain(value: Any) -> Any:

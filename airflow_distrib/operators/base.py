@@ -23,7 +23,7 @@ from airflow_distrib.core.errors import ConfigError, DistribError, JobTerminated
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Action, Phase, next_action
 from airflow_distrib.links import JobLink
-from airflow_distrib.operators.arguments import call_arguments, refuse_live_context
+from airflow_distrib.operators.arguments import call_arguments, check_function
 from airflow_distrib.operators.result import value_of
 from airflow_distrib.operators.store import RecordStore
 from airflow_distrib.runner.payload import header_of
@@ -37,7 +37,8 @@ class DistributedJobOperator(BaseOperator):
 
     Args:
         task_config: the system's config, a mapping with its fields, or an upstream task's
-            output that is such a mapping. Templated, in every field.
+            output that is such a mapping; by default a config without any field set.
+            Templated, in every field.
         python_callable: the function; it is shipped by value, so the ranks need its
             libraries but not the DAG file.
         op_args: positional arguments of the function. Templated.
@@ -70,12 +71,15 @@ class DistributedJobOperator(BaseOperator):
     ui_color = "#e8e4f8"
 
     config_type: ClassVar[type[Config]]
+    # Launchers of this operator; the first is what launcher=None means.
     launchers: ClassVar[tuple[str, ...]] = (LOCAL,)
+    # Launchers that a later release brings, with what to do until then.
+    missing_launchers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
         *,
-        task_config: Any,
+        task_config: Any = None,
         python_callable: Callable[..., Any],
         op_args: Collection[Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
@@ -89,12 +93,13 @@ class DistributedJobOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.task_config = self._checked(task_config)
+        self._asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
+        self.task_config = self.check_config(task_config)
         self.task_config_overrides = task_config_overrides
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
-        self.launcher = self._choose_launcher(launcher)
+        self.launcher = self._choose_launcher()
         self.log_ranks = _log_ranks(log_ranks)
         self.result_path = result_path
         self.python = python
@@ -102,11 +107,9 @@ class DistributedJobOperator(BaseOperator):
         self.durable = durable
         self._job: local.LocalJob | None = None
         self._killed = False
-        if not callable(python_callable):
-            raise ConfigError("python_callable", f"must be a function; got {python_callable!r}")
-        refuse_live_context(python_callable, self.op_args, self.op_kwargs)
-        if isinstance(task_config_overrides, Mapping) and isinstance(self.task_config, Config):
-            self.task_config.merged(task_config_overrides)
+        check_function(python_callable, self.op_args, self.op_kwargs)
+        if isinstance(self.task_config, Config):
+            self.check_final(self._final_config())
         for reference in _references(self.task_config):
             XComArg.apply_upstream_relationship(self, reference)
 
@@ -116,16 +119,34 @@ class DistributedJobOperator(BaseOperator):
 
     # ------------------------------------------------------------------ parse time
 
-    def _checked(self, given: Any) -> Any:
+    @classmethod
+    def check_config(cls, given: Any) -> Any:
+        """Turn what a user gave as ``task_config`` into a config; templates stay.
+
+        Raises:
+            ConfigError: it is something else, or a value of it cannot work.
+        """
         if configs.is_template(given):
             return given
-        if isinstance(given, Config) and not isinstance(given, self.config_type):
-            expected = self.config_type.__name__
-            raise ConfigError("task_config", f"{type(self).__name__} takes {expected}, not {type(given).__name__}")
-        return configs.of(self.config_type)("task_config", given)
+        if given is None:
+            given = {}
+        if isinstance(given, type):
+            raise ConfigError("task_config", f"got the class {given.__name__}; write {given.__name__}(...)")
+        if isinstance(given, Config) and not isinstance(given, cls.config_type):
+            raise ConfigError("task_config", f"must be of type {cls.config_type.__name__}, not {type(given).__name__}")
+        return configs.of(cls.config_type)("task_config", given)
 
-    def _choose_launcher(self, given: str | None) -> str:
-        name = given or conf.get(SECTION, "launcher", fallback="") or self.launchers[0]
+    def check_final(self, config: Any) -> None:
+        """Rules that need the whole task, not the config alone; fields may still be templates.
+
+        Raises:
+            ConfigError: this operator cannot run ``config``.
+        """
+
+    def _choose_launcher(self) -> str:
+        name = self._asked_launcher or self.launchers[0]
+        if name in self.missing_launchers:
+            raise ConfigError("launcher", self.missing_launchers[name])
         if name not in self.launchers:
             raise ConfigError(
                 "launcher", f"{type(self).__name__} runs with {' or '.join(self.launchers)}; got {name!r}"
@@ -138,6 +159,13 @@ class DistributedJobOperator(BaseOperator):
             return content.mapped(lambda value: self.render_template(value, context, jinja_env, seen_oids))
         return super().render_template(content, context, jinja_env, seen_oids)
 
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render, and fail for good when a rendered value cannot work: a retry renders the same."""
+        try:
+            super().render_template_fields(context, jinja_env)
+        except ConfigError as error:
+            raise AirflowFailException(str(error)) from error
+
     # ------------------------------------------------------------------ rendering
 
     def render(self, context: Context | None = None) -> dict[str, Any]:
@@ -149,26 +177,38 @@ class DistributedJobOperator(BaseOperator):
         """
         identity = _identity(context, self)
         config = self._final_config()
-        plan = self.local_plan(config, identity.name())
-        return {
+        shown = {
             "launcher": self.launcher,
             "name": identity.name(),
             "labels": identity.labels(),
-            "config": config.serialize(),
+            "function": getattr(self.python_callable, "__qualname__", str(self.python_callable)),
+            "config": config.serialize() if isinstance(config, Config) else str(config),
+        }
+        if unknown := self._unknown(config):
+            return {**shown, "known at run time": unknown}
+        plan = self.local_plan(config, identity.name())
+        return {
+            **shown,
             "spec": plan.spec("<a private folder>", None, self._spec_options())._asdict(),
             "environment": plan.environment({}, None),
             "not_applied": list(plan.not_applied),
-            "function": getattr(self.python_callable, "__qualname__", str(self.python_callable)),
         }
 
-    def _final_config(self) -> Config:
-        config: Config = self._checked(self.task_config)
+    def _unknown(self, config: Any) -> list[str]:
+        """What templates and upstream tasks still have to say."""
+        fields = (
+            [f"task_config.{name}" for name in config.templates()] if isinstance(config, Config) else ["task_config"]
+        )
+        return fields + (["task_config_overrides"] if configs.is_template(self.task_config_overrides) else [])
+
+    def _final_config(self) -> Any:
+        config = self.check_config(self.task_config)
         overrides = self.task_config_overrides
         if overrides is None or configs.is_template(overrides):
             return config
         if not isinstance(overrides, Mapping):
-            raise ConfigError("task_config_overrides", f"must be a mapping; got {overrides!r}")
-        return config.merged(overrides)
+            raise ConfigError("task_config_overrides", f"must be a mapping of fields to replace; got {overrides!r}")
+        return config.merged(overrides) if isinstance(config, Config) else config
 
     def _spec_options(self) -> dict[str, Any]:
         return {
@@ -210,6 +250,7 @@ class DistributedJobOperator(BaseOperator):
     async def _execute(self, context: Context) -> Any:
         identity = _identity(context, self)
         config = self._final_config()
+        self.check_final(config)
         plan = self.local_plan(config, identity.name())
         payload = self._payload(context)
         spec_hash = hashlib.sha256(repr((plan, header_of(payload)["sha256"])).encode()).hexdigest()
@@ -217,6 +258,8 @@ class DistributedJobOperator(BaseOperator):
         self._remove_leftover(store, identity, spec_hash)
         for name in plan.not_applied:
             self.log.warning("launcher=local: %s has no effect here", name)
+        if plan.world_size is not None and (beyond := [r for r in self.log_ranks or () if r >= plan.world_size]):
+            self.log.warning("log_ranks: there is no rank %s among the %s of this job", beyond, plan.world_size)
         return await self._run_local(plan, payload, identity.name(), store)
 
     def _remove_leftover(self, store: RecordStore, identity: JobIdentity, spec_hash: str) -> None:
@@ -317,7 +360,7 @@ def _log_ranks(given: Any) -> list[int] | None:
     """``"all"`` is None, which is what the runner takes for every rank."""
     if given == "all":
         return None
-    if isinstance(given, str) or not all(isinstance(rank, int) and rank >= 0 for rank in given):
+    if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
         raise ConfigError("log_ranks", f'must be a list of ranks such as [0, 1], or "all"; got {given!r}')
     return list(given)
 

@@ -83,13 +83,28 @@ def test_a_config_given_twice_is_refused() -> None:
 
 def test_a_missing_config_is_an_error_when_the_dag_is_parsed() -> None:
     """A PyTorchJob has no default number of workers."""
-    with pytest.raises((ConfigError, TypeError), match="task_config"):
+    with pytest.raises(ConfigError, match=r"task_config\.worker\.replicas: is required"):
         made(lambda f: task.pytorch_job(f))
+
+
+@pytest.mark.parametrize(
+    ("decorate", "message"),
+    [
+        (lambda: task.elastic(nproc_per_node=2), r"write @task\.elastic\(Elastic\(nproc_per_node=\.\.\.\)\)"),
+        (lambda: task.elastic(Elastic), r"got the class Elastic; write Elastic\(\.\.\.\)"),
+        (lambda: task.elastic({"nproc": 2}), "did you mean 'nproc_per_node'"),
+        (lambda: task.pytorch_job(launcher="local"), r"worker\.replicas: is required"),
+    ],
+)
+def test_a_mistake_in_a_decorator_is_met_on_its_own_line(decorate: Any, message: str) -> None:
+    """Also when the task is mapped and only made at run time."""
+    with pytest.raises(ConfigError, match=message):
+        decorate()
 
 
 def test_a_config_of_another_system_is_an_error_when_the_dag_is_parsed() -> None:
     """The names look alike."""
-    with pytest.raises(ConfigError, match="task_config: .* takes PyTorchJob, not Elastic"):
+    with pytest.raises(ConfigError, match="task_config: must be of type PyTorchJob, not Elastic"):
         made(lambda f: task.pytorch_job(Elastic(), launcher="local")(f))
 
 

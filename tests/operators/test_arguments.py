@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk.definitions.param import ParamsDict
 
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.operators.arguments import call_arguments, plain, refuse_live_context
+from airflow_distrib.operators.arguments import call_arguments, check_function, plain
 
 
 def test_context_values_fill_parameters_of_their_name() -> None:
@@ -31,12 +31,35 @@ def test_a_positional_argument_is_not_given_twice() -> None:
     assert call_arguments(train, ["1"], {}, {"try_number": 5}) == (["1"], {})
 
 
-def test_functions_that_take_anything_get_only_what_was_given() -> None:
-    """Airflow's whole context cannot travel."""
+def test_functions_that_take_anything_get_the_context_as_far_as_it_can_travel() -> None:
+    """As with every TaskFlow function, without Airflow's live objects."""
 
-    def train(**anything: Any) -> None: ...
+    def train(**context: Any) -> None: ...
 
-    assert call_arguments(train, [], {"a": 1}, {"ds": "d"}) == ([], {"a": 1})
+    given = call_arguments(train, [], {"a": 1}, {"ds": "d", "ti": object()})
+    assert given == ([], {"a": 1, "ds": "d"})
+
+
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    """Before a job is started for them; context values count as given."""
+
+    def train(rate: float, run_id: str, *, ds: str) -> None: ...
+
+    check_function(train, [0.1], {})
+    with pytest.raises(ConfigError, match="do not fit train: missing a required argument: 'rate'"):
+        check_function(train, [], {})
+    with pytest.raises(ConfigError, match="do not fit train: got an unexpected keyword argument 'rat'"):
+        check_function(train, [0.1], {"rat": 1})
+
+
+def test_generators_are_refused() -> None:
+    """Calling one does nothing yet."""
+
+    def train() -> Any:
+        yield 1
+
+    with pytest.raises(ConfigError, match="train is a generator; return a list"):
+        check_function(train, [], {})
 
 
 @pytest.mark.parametrize("default", [inspect.Parameter.empty, None])
@@ -48,7 +71,7 @@ def test_a_parameter_that_airflow_would_fill_with_a_live_object_is_refused(defau
     parameter = inspect.Parameter("ti", inspect.Parameter.KEYWORD_ONLY, default=default)
     train.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined] # functions may have one
     with pytest.raises(ConfigError, match="parameter 'ti' of train: is an object of Airflow"):
-        refuse_live_context(train, [], {})
+        check_function(train, [], {})
 
 
 @pytest.mark.parametrize("given", [([], {"ti": 1}), ([1], {})])
@@ -57,7 +80,7 @@ def test_a_live_name_is_fine_when_its_value_is_given(given: tuple[list[Any], dic
 
     def train(ti: int) -> None: ...
 
-    refuse_live_context(train, *given)
+    check_function(train, *given)
 
 
 def test_airflows_types_become_plain() -> None:

@@ -241,9 +241,17 @@ def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
         ({"task_config": {"nproc": 2}}, "task_config.nproc: there is no such field"),
         (
             {"task_config": PyTorchJob(worker=Replica(replicas=1))},
-            "task_config: ElasticOperator takes Elastic, not PyTorchJob",
+            "task_config: must be of type Elastic, not PyTorchJob",
         ),
         ({"task_config": Elastic(nnodes=2)}, "nnodes: 2 nodes need a cluster"),
+        ({"task_config": Elastic}, r"task_config: got the class Elastic; write Elastic\(...\)"),
+        ({"task_config": "spawn"}, "task_config: must be of type Elastic or a mapping; got 'spawn'"),
+        ({"task_config_overrides": {"nnodes": 2}}, "nnodes: 2 nodes need a cluster"),
+        ({"task_config_overrides": ["x"]}, "task_config_overrides: must be a mapping of fields to replace"),
+        ({"task_config_overrides": {"max_restarts": None}}, "max_restarts: must not be None"),
+        ({"log_ranks": 0}, "log_ranks: must be a list of ranks"),
+        ({"log_ranks": None}, "log_ranks: must be a list of ranks"),
+        ({"python_callable": len}, "op_args and op_kwargs: do not fit len: missing a required argument: 'obj'"),
         ({"task_config_overrides": {"nproc_per_node": 0}}, "nproc_per_node: must be"),
         ({"task_config_overrides": {"procs": 1}}, r"Elastic\.procs: there is no such field"),
         ({"launcher": "slurm"}, "launcher: ElasticOperator runs with local; got 'slurm'"),
@@ -301,9 +309,9 @@ def test_every_field_of_a_config_is_a_template() -> None:
 
 
 def test_a_rendered_value_that_cannot_work_names_its_field() -> None:
-    """As at parse time."""
+    """As at parse time; a retry would render the same, so there is none."""
     task = operator(print, task_config=Elastic(nproc_per_node="{{ params.n }}"))
-    with pytest.raises(ConfigError, match="nproc_per_node: must be"):
+    with pytest.raises(AirflowFailException, match="nproc_per_node: must be"):
         task.render_template_fields({"params": {"n": "none"}}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
 
 
@@ -325,6 +333,71 @@ def test_overrides_of_an_upstream_task_change_the_config() -> None:
     task.task_config_overrides = "four"
     with pytest.raises(ConfigError, match="task_config_overrides: must be a mapping"):
         task.render()
+
+
+def test_several_nodes_run_on_the_worker_when_airflow_is_configured_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the operator's argument or by airflow.cfg; a template is looked at once it is rendered."""
+    assert operator(print, task_config=Elastic(nnodes=2), launcher="local").render()["spec"]["processes"] == 2
+    assert operator(print, task_config=Elastic(nnodes="{{ params.n }}")).task_config.nnodes == "{{ params.n }}"
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
+    assert operator(print, task_config=Elastic(nnodes=2)).render()["spec"]["processes"] == 2
+
+
+def test_render_names_what_is_known_only_at_run_time() -> None:
+    """Templates and upstream outputs stay as they are."""
+    config = PyTorchJob(worker=Replica(replicas="{{ params.n }}"), env={"A": "{{ run_id }}"})
+    task = PyTorchJobOperator(task_id="t", python_callable=print, task_config=config, launcher="local")
+    with DAG("d", schedule=None):
+        task.task_config_overrides = XComArg(BaseOperator(task_id="first"))
+    shown = task.render()
+    assert shown["known at run time"] == ["task_config.worker.replicas", "task_config.env", "task_config_overrides"]
+    assert shown["config"]["worker"] == {"replicas": "{{ params.n }}"}
+    assert "spec" not in shown
+
+
+def logged(task: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run a task and return the lines of its log."""
+    lines: list[str] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(task.log, level, lambda message, *args: lines.append(message % args))
+    task.execute(context())
+    return lines
+
+
+def test_ranks_to_log_that_do_not_exist_are_named_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than no output at all, without a word."""
+    lines = logged(pair(print, log_ranks=[0, 5]), monkeypatch)
+    assert "log_ranks: there is no rank [5] among the 2 of this job" in lines
+
+
+def test_async_functions_run() -> None:
+    """As in Airflow's own @task."""
+
+    async def train() -> int:
+        import asyncio
+
+        await asyncio.sleep(0)
+        return 5
+
+    assert operator(train).execute(context()) == 5
+
+
+def test_logging_of_the_function_reaches_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also info(), as in Airflow's own @task; what the function configures itself wins."""
+
+    def train(configure: bool) -> None:
+        import logging
+
+        if configure:
+            logging.basicConfig(format="mine: %(message)s", level=logging.DEBUG)
+            logging.getLogger("x").debug("detail")
+        logging.getLogger("x").info("progress")
+
+    def ranks_lines(configure: bool) -> list[str]:
+        return [line for line in logged(operator(train, op_args=[configure]), monkeypatch) if line.startswith("[rank")]
+
+    assert ranks_lines(False) == ["[rank 0] progress"]
+    assert ranks_lines(True) == ["[rank 0] mine: detail", "[rank 0] mine: progress"]
 
 
 def test_render_needs_nothing_and_changes_nothing() -> None:
