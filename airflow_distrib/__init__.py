@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         FunctionNotPicklable,
         JobError,
         JobTerminated,
-        MissingExtra,
         RankFailed,
         ResultMissing,
     )
@@ -40,7 +39,6 @@ __all__ = [
     "FunctionNotPicklable",
     "JobError",
     "JobTerminated",
-    "MissingExtra",
     "NonRecoverableError",
     "PyTorchJob",
     "PyTorchJobOperator",

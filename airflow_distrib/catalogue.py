@@ -1,7 +1,7 @@
 """Every system of the package, one row of strings each; imports nothing.
 
-Provider metadata, lazy names, missing-extra errors, the README's table and the contract
-tests are made from these rows.
+Provider metadata, lazy names, the README's table and the contract tests are made from these
+rows.
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ PUBLIC = {
             "FunctionNotPicklable",
             "JobError",
             "JobTerminated",
-            "MissingExtra",
             "RankFailed",
             "ResultMissing",
         )
@@ -87,6 +86,3 @@ PUBLIC = {
     # From the runner, where ranks find them: a function pickled on the worker names this module.
     **{name: f"airflow_distrib.runner.errors.{name}" for name in ("NonRecoverableError", "RecoverableError")},
 }
-
-# Library of each extra, to say what is missing.
-EXTRA_MODULES = {"torch": "torch"}

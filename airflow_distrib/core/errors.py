@@ -4,7 +4,6 @@
 
     DistribError
     ├── ConfigError             a config holds a value that cannot work (also a ValueError)
-    ├── MissingExtra            a system's client library is not installed (also an ImportError)
     ├── FunctionNotPicklable    the function or an argument cannot be shipped
     └── JobError                the job ran, or tried to, and has no result
         ├── JobTerminated       it was stopped from outside
@@ -29,7 +28,6 @@ __all__ = [
     "FunctionNotPicklable",
     "JobError",
     "JobTerminated",
-    "MissingExtra",
     "NonRecoverableError",
     "RankFailed",
     "RecoverableError",
@@ -63,18 +61,6 @@ class ConfigError(DistribError, ValueError):
     def inside(self, parent: str) -> ConfigError:
         """The same error, seen from the config that holds this one in field ``parent``."""
         return ConfigError(f"{parent}.{self.field}", self.problem)
-
-
-class MissingExtra(DistribError, ImportError):
-    """An operator's client library is not installed."""
-
-    permanent = True
-
-    def __init__(self, what: str, extra: str, module: str) -> None:
-        super().__init__(
-            f"{what} needs {module!r}, which is not installed: pip install 'airflow-distrib[{extra}]'",
-            name=module,
-        )
 
 
 class FunctionNotPicklable(DistribError, TypeError):

@@ -26,6 +26,7 @@ from airflow_distrib.links import JobLink
 from airflow_distrib.operators.arguments import call_arguments, check_function
 from airflow_distrib.operators.result import value_of
 from airflow_distrib.operators.store import RecordStore
+from airflow_distrib.runner.lines import prefixed
 from airflow_distrib.runner.payload import header_of
 
 SECTION = "airflow_distrib"
@@ -285,20 +286,19 @@ class DistributedJobOperator(BaseOperator):
             self.log.info("Started %s: %s on %s, supervisor pid %s", name, plan.size, job.host, job.pid)
             async with self._deadline(), _stop_without_parent(job):
                 async for line in job.lines():
-                    self.log.info("%s", line.text if line.rank is None else f"[rank {line.rank}] {line.text}")
+                    self.log.info("%s", prefixed(line))
                 code, left = await job.outcomes()
             # Before anything else can go wrong: from here on nothing of the job is left.
             await job.close()
             if self._killed:
                 raise JobTerminated("the job was stopped by SIGTERM")
-            store.write(Phase.RESUMED, job.ref)
+            store.write(Phase.CONSUMED)
             self.log.info("All ranks ended after %.1f s", time.monotonic() - started)
             value, warnings = value_of(left, code, lambda path: ObjectStoragePath(path).read_text())
         finally:
             await job.close()
         for warning in warnings:
             self.log.warning("%s", warning)
-        store.write(Phase.CONSUMED)
         return value
 
     @contextlib.asynccontextmanager

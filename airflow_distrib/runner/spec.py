@@ -42,6 +42,8 @@ class Spec(NamedTuple):
         log_ranks: ranks whose lines are passed on; None is all of them.
         result_path: where rank 0 writes a result that is too large to travel along.
         grace_seconds: time between SIGTERM and SIGKILL.
+        termination_log: a pod's termination message file; the outcome goes there, or to the end
+            of the log when it is too large.
         lifeline: stop when standard input ends, that is when the starter died.
     """
 
@@ -51,6 +53,7 @@ class Spec(NamedTuple):
     log_ranks: Optional[List[int]] = None
     result_path: Optional[str] = None
     grace_seconds: float = 3.0
+    termination_log: Optional[str] = None
     lifeline: bool = False
     elastic: Optional[ElasticSpec] = None
 

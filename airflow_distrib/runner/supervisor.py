@@ -87,9 +87,13 @@ class Supervisor:
             shutil.rmtree(self.spec.directory, ignore_errors=True)
             os.killpg(os.getpgrp(), signal.SIGKILL)
         self._leave_outcomes()
+        left = report.collect(self.spec.directory)
+        if self.spec.termination_log:
+            self._publish(left, self.spec.termination_log)
         if self._stopped_by is not None:
             return 128 + self._stopped_by
-        return 0 if all(child.code == 0 for child in self.children) else 1
+        well = all(child.code == 0 for child in self.children) and all(each.kind == outcome.SUCCESS for each in left)
+        return 0 if well else 1
 
     def _start(self) -> None:
         base = {**os.environ, "PYTHONUNBUFFERED": "1", process.PARENT: str(os.getpid())}
@@ -231,6 +235,18 @@ class Supervisor:
             name = process.signal_name(self._stopped_by)
             stopped = outcome.now(outcome.TERMINATED, None, message="the job was stopped by {}".format(name))
             report.leave(self.spec.directory, stopped._replace(time=self._stopped_at), "supervisor")
+
+    def _publish(self, left: List[Outcome], termination_log: str) -> None:
+        """Leave a pod's one document: what failed first in it, or how its lowest rank ended."""
+        document = outcome.earliest_failure(left) or left[0]
+        message = report.termination_message(document)
+        if message is None:
+            for line in report.frames(document):
+                self._say(line)
+            return
+        # Not by replacing: in a pod this file is a mount.
+        with open(termination_log, "w", encoding="ascii") as file:
+            file.write(message)
 
     def _judge(self, child: Child, told: Optional[Outcome]) -> Outcome:
         """What became of a rank: its own word, unless its end contradicts it."""

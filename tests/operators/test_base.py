@@ -71,7 +71,7 @@ class Started(threading.Thread):
 
 
 def test_rank_zeros_value_is_returned_and_the_record_tells_each_step() -> None:
-    """Submitting, submitted, resumed, consumed."""
+    """Submitting, submitted, consumed."""
 
     def multiply(a: int, b: int = 1) -> dict[str, int]:
         import os
@@ -81,7 +81,7 @@ def test_rank_zeros_value_is_returned_and_the_record_tells_each_step() -> None:
     store = FakeStateStore()
     task = pair(multiply, op_args=[6], op_kwargs={"b": 7})
     assert task.execute(context(store)) == {"product": 42, "rank": 0}
-    assert store.phases == ["submitting", "submitted", "resumed", "consumed"]
+    assert store.phases == ["submitting", "submitted", "consumed"]
 
 
 def test_without_durable_nothing_is_stored() -> None:
