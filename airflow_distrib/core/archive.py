@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cloudpickle
 
-import airflow_distrib
 import airflow_distrib.runner
 
 # Appended to the package's root in the archive: where airflow_distrib is installed as
@@ -44,15 +43,17 @@ def build() -> bytes:
 
 
 def _files() -> dict[str, str]:
-    root = Path(airflow_distrib.__file__).parent
+    root = Path(airflow_distrib.runner.__file__).parents[1]
     files = {
         "__main__.py": _MAIN,
         # Functions may say airflow_distrib.RecoverableError, which is looked up in the catalogue.
         "airflow_distrib/__init__.py": (root / "__init__.py").read_text(encoding="utf-8") + _EXTEND,
         "airflow_distrib/catalogue.py": (root / "catalogue.py").read_text(encoding="utf-8"),
     }
-    for module, target in ((airflow_distrib.runner, "airflow_distrib/runner"), (cloudpickle, "cloudpickle")):
-        assert module.__file__ is not None
-        for path in Path(module.__file__).parent.glob("*.py"):
+    for target, folder in (
+        ("airflow_distrib/runner", root / "runner"),
+        ("cloudpickle", Path(cloudpickle.__file__).parent),
+    ):
+        for path in folder.glob("*.py"):
             files[f"{target}/{path.name}"] = path.read_text(encoding="utf-8")
     return files
