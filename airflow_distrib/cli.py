@@ -66,7 +66,7 @@ def _dags_of(dag_file: Path) -> list[Any]:
     if not dag_file.is_file():
         raise FileNotFoundError(f"there is no file {dag_file}")
     name = f"airflow_distrib_rendered_{dag_file.stem}"
-    spec = importlib.util.spec_from_file_location(name, dag_file)
+    spec = importlib.util.spec_from_file_location(name, dag_file.resolve())
     if spec is None or spec.loader is None:
         raise LookupError(f"{dag_file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
@@ -99,6 +99,10 @@ def _import_path(dag_file: Path) -> Iterator[None]:
 
 def _place_of(error: Exception, dag_file: Path) -> str:
     """File and line of the DAG file's own last frame in an error's traceback."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == dag_file]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename) == dag_file.resolve()
+    ]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
     return f"{dag_file}:{line}" if line else str(dag_file)

@@ -15,7 +15,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-distrib",
         "name": _NAME,
-        "description": "Runs PyTorch, MPI, Ray, Spark, Slurm and other distributed jobs from a DAG.",
+        "description": "Runs distributed PyTorch jobs from a DAG, with more systems to come.",
         "versions": [__version__],
         "integrations": [
             {

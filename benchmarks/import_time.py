@@ -1,4 +1,4 @@
-"""Import time of every public module, as a multiple of ``import airflow.sdk``, which every DAG file pays."""
+"""Import time of the modules that DAG files import, as a multiple of ``import airflow.sdk``."""
 
 from __future__ import annotations
 

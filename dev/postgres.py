@@ -6,11 +6,12 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from airflow_stack import free_port
+from airflow_stack import free_port, wait_for
 
 
 def programs() -> Path | None:
@@ -45,4 +46,6 @@ def running(folder: Path) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg2://airflow@127.0.0.1:{port}/postgres"
     finally:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+        process = int((data / "postmaster.pid").read_text().split()[0])
+        os.kill(process, signal.SIGQUIT)  # at once: nothing in it is needed any more
+        wait_for("PostgreSQL to end", lambda: not (data / "postmaster.pid").exists(), 30)

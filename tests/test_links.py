@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from airflow.sdk.types import TaskInstanceKey
 
+from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.links import JobLink
 
 KEY = TaskInstanceKey("dag", "train", "manual__2026-01-02T00:00:00+00:00", 2, -1)
@@ -24,7 +25,8 @@ def test_the_template_is_filled_in_with_escaped_values(monkeypatch: pytest.Monke
 
 def test_the_jobs_name_is_the_one_it_runs_under(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same as in the task log."""
-    assert link(monkeypatch, "{job_name}").startswith("dag-train-")
+    name = JobIdentity(KEY.dag_id, KEY.run_id, KEY.task_id, -1, KEY.try_number).name()
+    assert link(monkeypatch, "{job_name}") == name
 
 
 def test_without_a_template_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:

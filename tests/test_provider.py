@@ -145,14 +145,16 @@ def test_render_says_which_tasks_there_are(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_render_says_where_a_dag_file_is_broken(
-    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One line with the place, as a compiler does."""
     from airflow_distrib.cli import main
 
     (tmp_path / "dag.py").write_text(text)
-    assert main(["render", str(tmp_path / "dag.py"), "x"]) == 2
-    assert f"{tmp_path}/dag.py{message}" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    for path in ("dag.py", str(tmp_path / "dag.py")):
+        assert main(["render", path, "x"]) == 2
+        assert f"{path}{message}" in capsys.readouterr().err
 
 
 def test_render_finds_tasks_of_dags_with_dots_and_neighbours_of_the_file(

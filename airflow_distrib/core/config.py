@@ -110,6 +110,11 @@ class Config:
                 found.append(name)
         return found
 
+    def plain(self) -> dict[str, Any]:
+        """The mapping from which :meth:`from_mapping` makes this config; templates and references stay."""
+        values = {name: value for name, value in self.values().items() if value is not None}
+        return {name: value.plain() if isinstance(value, Config) else value for name, value in values.items()}
+
     def serialize(self) -> dict[str, Any]:
         """Plain values of the fields that differ from their defaults, for Airflow's *Rendered Template* view."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}  # type: ignore[arg-type]

@@ -11,7 +11,8 @@
         └── RankFailed          a rank failed; the earliest one is named
 
 ``permanent`` says whether a retry is useless: the operator then fails the task at once,
-whatever its ``retries``. Put the class names into a ``RetryPolicy`` to decide otherwise.
+whatever its ``retries``. All others reach Airflow as they are, for a ``RetryPolicy`` to tell
+apart by their classes.
 """
 
 from __future__ import annotations
@@ -58,10 +59,6 @@ class ConfigError(DistribError, ValueError):
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
         return type(self), (self.field, self.problem)
 
-    def inside(self, parent: str) -> ConfigError:
-        """The same error, seen from the config that holds this one in field ``parent``."""
-        return ConfigError(f"{parent}.{self.field}", self.problem)
-
 
 class FunctionNotPicklable(DistribError, TypeError):
     """The function, or something it uses, cannot be shipped to the ranks."""
@@ -94,7 +91,9 @@ class RankFailed(JobError):
         self.outcome = outcome
         self.others = tuple(others)
         self.hint = hint
-        self.permanent = outcome.recoverable is False
+        # Any rank may say so; only the earliest can overrule it.
+        said = [each.recoverable for each in (outcome, *self.others)]
+        self.permanent = False in said and outcome.recoverable is not True
         super().__init__(self._text())
 
     def __reduce__(self) -> tuple[type[RankFailed], tuple[Outcome, tuple[Outcome, ...], str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
-import importlib.util
 import inspect
 import sys
 import types
@@ -16,6 +15,7 @@ from typing import Any
 import cloudpickle
 
 from airflow_distrib.core.errors import FunctionNotPicklable
+from airflow_distrib.core.neighbours import sources
 from airflow_distrib.runner import payload
 
 
@@ -33,10 +33,10 @@ def pack(
         FunctionNotPicklable: names the object and how the function reaches it.
     """
     places = [folder.resolve() for folder in folders]
-    modules = _imported_later(_innermost(function), places)
+    neighbours = sources(_file_of(function), places)
     with _by_value(function, places):
         try:
-            pickled = cloudpickle.dumps((function, tuple(args), dict(kwargs), modules))
+            pickled = cloudpickle.dumps((function, tuple(args), dict(kwargs), neighbours))
         except Exception as error:
             raise FunctionNotPicklable(_explain(function, args, kwargs, error)) from error
     return payload.wrap(pickled, _name(function))
@@ -56,8 +56,17 @@ def _by_value(function: Callable[..., Any], folders: list[Path]) -> Iterator[Non
             cloudpickle.unregister_pickle_by_value(module)
 
 
+def _module_of(function: Callable[..., Any]) -> types.ModuleType | None:
+    inner = inspect.unwrap(_innermost(function))
+    return inspect.getmodule(inner) or inspect.getmodule(type(inner))
+
+
+def _file_of(function: Callable[..., Any]) -> Path:
+    return Path(getattr(_module_of(function), "__file__", None) or "")
+
+
 def _own_modules(function: Callable[..., Any], folders: list[Path]) -> Iterator[types.ModuleType]:
-    own = inspect.getmodule(inspect.unwrap(_innermost(function)))
+    own = _module_of(function)
     for module in list(sys.modules.values()):
         # Some libraries put objects there that only look like modules.
         if type(module) is not types.ModuleType or module.__name__ == "__main__":
@@ -74,38 +83,6 @@ def _lies_in(module: types.ModuleType, folders: list[Path]) -> bool:
     if not isinstance(file, str) or _is_installed(module):
         return False
     return any(Path(file).resolve().is_relative_to(folder) for folder in folders)
-
-
-def _imported_later(function: Any, folders: list[Path]) -> dict[str, types.ModuleType]:
-    """Modules of the DAG folder that the code of ``function`` imports, with their parents."""
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    found: dict[str, types.ModuleType] = {}
-    for name in _import_names(code) if code is not None else ():
-        try:
-            module = importlib.import_module(name)
-        except Exception:  # noqa: BLE001, S112 - a library that only the ranks have, or that fails only here
-            continue
-        if _lies_in(module, folders):
-            parts = name.split(".")
-            names = [".".join(parts[: end + 1]) for end in range(len(parts))]
-            found |= {each: sys.modules[each] for each in names}
-    return found
-
-
-def _import_names(code: types.CodeType) -> Iterator[str]:
-    """Absolute imports in a function's code and the functions inside it, where a DAG folder may be meant."""
-    for instruction in dis.get_instructions(code):
-        name = str(instruction.argval)
-        if instruction.opname == "IMPORT_NAME" and name.partition(".")[0] not in sys.stdlib_module_names:
-            spec = None
-            with contextlib.suppress(ImportError, ValueError):
-                spec = importlib.util.find_spec(name.partition(".")[0])
-            # Libraries are left alone: importing torch here would cost seconds.
-            if spec is not None and "site-packages" not in str(spec.origin or spec.submodule_search_locations):
-                yield name
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _import_names(constant)
 
 
 def _is_installed(module: types.ModuleType) -> bool:

@@ -1,7 +1,8 @@
 """What is stored about a task's job, and what the next leg of the task does about it.
 
 The record lives in Airflow's ``task_state_store``: it survives a lost worker, a retry and
-a user's *clear*, and a trigger cannot write it. Each phase says who held the job last:
+a user's *clear*, and a trigger cannot write it. Local ranks know three of the phases; the
+others are for systems whose jobs outlive the worker. Each says who held the job last:
 
 ========================  ====================================================
 ``submitting``            a worker was about to create the job

@@ -26,7 +26,10 @@ def quantity(name: str, value: Any) -> str:
 def _quantities(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping of resource names to quantities; got {value!r}")
-    return {str(key): quantity(f"{name}[{key!r}]", item) for key, item in value.items()}
+    return {
+        str(key): item if config.is_template(item) else quantity(f"{name}[{key!r}]", item)
+        for key, item in value.items()
+    }
 
 
 def _gpus(name: str, value: Any) -> int:

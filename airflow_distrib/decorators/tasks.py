@@ -66,7 +66,8 @@ def _task(
         if "task_config" in options:
             raise ConfigError("task_config", f"@task.{name} got it twice, by position and by name")
         options["task_config"] = first
-    operator.check_config(options.get("task_config"))
+    if "task_config" in options:
+        options["task_config"] = operator.mappable(options["task_config"])
     return task_decorator_factory(python_callable=function, decorated_operator_class=decorated, **options)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
+from airflow_distrib.core.config import is_template
 from airflow_distrib.core.errors import ConfigError
 
 # Context values that are plain data. Everything else in Airflow's context talks to
@@ -24,10 +25,6 @@ SHIPPABLE_CONTEXT = frozenset(
         "params",
         "partition_date",
         "partition_key",
-        "prev_data_interval_end_success",
-        "prev_data_interval_start_success",
-        "prev_end_date_success",
-        "prev_start_date_success",
         "run_id",
         "task_instance_key_str",
         "ts",
@@ -50,6 +47,8 @@ def check_function(function: Any, args: Collection[Any], kwargs: Mapping[str, An
     name = getattr(function, "__name__", type(function).__name__)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError("python_callable", f"{name} is a generator; return a list instead of yielding")
+    if is_template(args) or is_template(kwargs):
+        return  # an upstream's output: what it holds is known at run time
     open_names = _open_parameters(function, args, kwargs)
     if live := sorted(open_names & (KNOWN_CONTEXT_KEYS - SHIPPABLE_CONTEXT)):
         raise ConfigError(
@@ -73,7 +72,7 @@ def call_arguments(
     wanted = _open_parameters(function, args, kwargs)
     if _takes_any_keyword(function):
         # def train(**context), as TaskFlow fills it, with what can travel of it.
-        wanted |= SHIPPABLE_CONTEXT
+        wanted |= SHIPPABLE_CONTEXT - _given(function, args, kwargs)
     offered = {name: context[name] for name in SHIPPABLE_CONTEXT & wanted if name in context}
     complete = {**offered, **kwargs}
     return [plain(value) for value in args], {name: plain(value) for name, value in complete.items()}
@@ -82,11 +81,17 @@ def call_arguments(
 def _open_parameters(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> set[str]:
     """Parameters that the given arguments leave open."""
     signature = _signature(function)
-    parameters = list(signature.parameters.values()) if signature else []
+    parameters = signature.parameters.values() if signature else ()
+    named = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    return named - _given(function, args, kwargs)
+
+
+def _given(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> set[str]:
+    """Parameters that the arguments fill, by position or by name."""
+    signature = _signature(function)
+    parameters = signature.parameters.values() if signature else ()
     positional = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    given = {*positional[: len(args)], *kwargs}
-    named = (each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY))
-    return {each.name for each in named} - given
+    return {*positional[: len(args)], *kwargs}
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

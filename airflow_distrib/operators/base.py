@@ -87,7 +87,7 @@ class DistributedJobOperator(BaseOperator):
         task_config_overrides: Any = None,
         launcher: str | None = None,
         log_ranks: Sequence[int] | str = (0,),
-        result_path: str | None = None,
+        result_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         python: str | None = None,
         termination_grace_seconds: float = 3.0,
         durable: bool = True,
@@ -95,6 +95,7 @@ class DistributedJobOperator(BaseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self._asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
+        self._given_config = task_config
         self.task_config = self.check_config(task_config)
         self.task_config_overrides = task_config_overrides
         self.python_callable = python_callable
@@ -103,6 +104,8 @@ class DistributedJobOperator(BaseOperator):
         self.launcher = self._choose_launcher()
         self.log_ranks = _log_ranks(log_ranks)
         self.result_path = result_path
+        if result_path is not None and not isinstance(result_path, str | os.PathLike | ObjectStoragePath):
+            raise ConfigError("result_path", f"must be a path or a URL; got {result_path!r}")
         self.python = python
         self.termination_grace_seconds = configs.seconds()("termination_grace_seconds", termination_grace_seconds)
         self.durable = durable
@@ -113,6 +116,19 @@ class DistributedJobOperator(BaseOperator):
             self.check_final(self._final_config())
         for reference in _references(self.task_config):
             XComArg.apply_upstream_relationship(self, reference)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """As in every operator; Airflow finds upstream outputs in plain containers only, so a config becomes one."""
+        if "task_config" in kwargs:
+            kwargs["task_config"] = cls.mappable(kwargs["task_config"])
+        return super().partial(**kwargs)
+
+    @classmethod
+    def mappable(cls, given: Any) -> Any:
+        """A config that holds upstream outputs as the mapping that stands for it."""
+        config = cls.check_config(given)
+        return config.plain() if isinstance(config, Config) and _references(config) else given
 
     def local_plan(self, config: Any, rendezvous_id: str) -> LocalPlan:
         """Render a complete config for the local launcher."""
@@ -156,14 +172,36 @@ class DistributedJobOperator(BaseOperator):
 
     def render_template(self, content: Any, context: Any, jinja_env: Any = None, seen_oids: Any = None) -> Any:
         """Render configs too: a rendered copy replaces them, which checks the rendered values."""
-        if isinstance(content, Config):
-            return content.mapped(lambda value: self.render_template(value, context, jinja_env, seen_oids))
-        return super().render_template(content, context, jinja_env, seen_oids)
+        if not isinstance(content, Config):
+            return super().render_template(content, context, jinja_env, seen_oids)
+        if content is self.task_config and seen_oids and id(self._given_config) in seen_oids:
+            # An upstream's output, which Airflow does not take for a template.
+            return content
+        return content.mapped(
+            lambda value: self._render_in_config(value, context, jinja_env or self.get_template_env())
+        )
 
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """Render, and fail for good when a rendered value cannot work: a retry renders the same."""
+    def _render_in_config(self, value: Any, context: Any, jinja_env: Any) -> Any:
+        """Render one value of a config; text stays text, also in DAGs that render native objects.
+
+        The config's checks turn text into numbers where numbers belong; environment variables
+        such as "0,1" must stay as they are.
+        """
+        if isinstance(value, Config):
+            return value.mapped(lambda inner: self._render_in_config(inner, context, jinja_env))
+        if isinstance(value, str):
+            template = jinja_env.from_string(value)
+            return "".join(map(str, template.root_render_func(template.new_context(dict(context)))))
+        if isinstance(value, Mapping):
+            return {key: self._render_in_config(item, context, jinja_env) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._render_in_config(item, context, jinja_env) for item in value]
+        return super().render_template(value, context, jinja_env)
+
+    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        """Fail for good when a rendered value cannot work: a retry renders the same."""
         try:
-            super().render_template_fields(context, jinja_env)
+            super()._do_render_template_fields(*args, **kwargs)
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
 
@@ -214,12 +252,14 @@ class DistributedJobOperator(BaseOperator):
     def _spec_options(self) -> dict[str, Any]:
         return {
             "log_ranks": self.log_ranks,
-            "result_path": self.result_path,
+            "result_path": None if self.result_path is None else str(self.result_path),
             "grace_seconds": self.termination_grace_seconds,
         }
 
     def _payload(self, context: Context) -> bytes:
-        args, kwargs = call_arguments(self.python_callable, self.op_args, self.op_kwargs, dict(context))
+        # Airflow's own context has no try number but in the task instance.
+        values = {**context, "try_number": context["ti"].try_number}
+        args, kwargs = call_arguments(self.python_callable, self.op_args, self.op_kwargs, values)
         return packing.pack(self.python_callable, args, kwargs, self._dag_folders(context))
 
     def _dag_folders(self, context: Context) -> list[Path]:
@@ -258,7 +298,7 @@ class DistributedJobOperator(BaseOperator):
         store = RecordStore(context, durable=self.durable, spec_hash=spec_hash)
         self._remove_leftover(store, identity, spec_hash)
         for name in plan.not_applied:
-            self.log.warning("launcher=local: %s has no effect here", name)
+            self.log.warning("task_config: %s has no effect on this job of local ranks", name)
         if plan.world_size is not None and (beyond := [r for r in self.log_ranks or () if r >= plan.world_size]):
             self.log.warning("log_ranks: there is no rank %s among the %s of this job", beyond, plan.world_size)
         return await self._run_local(plan, payload, identity.name(), store)
@@ -347,13 +387,15 @@ async def _stop_without_parent(job: local.LocalJob) -> Any:
         raise JobTerminated("the Airflow worker that ran this task is gone")
 
 
-def _references(config: Any) -> list[Any]:
-    """Upstream outputs anywhere inside a config; Airflow only finds them in plain containers."""
-    if isinstance(config, Config):
-        return _references(config.values())
-    if isinstance(config, Mapping):
-        return [reference for value in config.values() for reference in _references(value)]
-    return [config] if configs.is_reference(config) else []
+def _references(value: Any) -> list[Any]:
+    """Upstream outputs anywhere inside a config; Airflow itself only looks into plain containers."""
+    if isinstance(value, Config):
+        return _references(value.values())
+    if isinstance(value, Mapping):
+        return _references(list(value.values()))
+    if isinstance(value, list | tuple | set):
+        return [reference for item in value for reference in _references(item)]
+    return [value] if configs.is_reference(value) else []
 
 
 def _log_ranks(given: Any) -> list[int] | None:

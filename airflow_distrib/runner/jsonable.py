@@ -47,7 +47,8 @@ def _convert(value: Any, place: str, warnings: List[str], parents: Set[int]) -> 
     if isinstance(value, float):
         return _finite(float(value), place, warnings)
     if isinstance(value, str):
-        return _encodable(str(value), place)
+        # Not str(value): for an enumeration of text that is its name.
+        return _encodable(str.__str__(value), place)
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, (dict, list, tuple)):
@@ -70,9 +71,10 @@ def _convert_mapping(value: Mapping[Any, Any], place: str, warnings: List[str], 
             if isinstance(key, bool) or not (isinstance(key, (int, float)) or _is_numpy_scalar(key)):
                 raise ResultError("{} has a key of type {}; keys must be text".format(place, _type_name(key)))
             warnings.append("{}: the key became text".format(at))
-        if str(key) in plain:
-            raise ResultError("{} has two keys that are both {!r} as text".format(place, str(key)))
-        plain[str(key)] = _convert(item, at, warnings, parents)
+        text = str.__str__(key) if isinstance(key, str) else str(key)
+        if text in plain:
+            raise ResultError("{} has two keys that are both {!r} as text".format(place, text))
+        plain[text] = _convert(item, at, warnings, parents)
     return plain
 
 

@@ -11,6 +11,8 @@ import json
 import sys
 from typing import Any, Callable, Dict, NamedTuple, Tuple
 
+from airflow_distrib.runner import modules
+
 FORMAT = 1
 
 
@@ -77,11 +79,11 @@ def unwrap(data: bytes) -> Call:
     import cloudpickle
 
     try:
-        function, args, kwargs, modules = cloudpickle.loads(pickled)
+        function, args, kwargs, sources = cloudpickle.loads(pickled)
     except ImportError as error:
         raise PayloadError(
             "{} needs a module that is not installed where it runs: {}".format(header["function"], error)
         ) from error
     # Helpers from the DAG folder that the function imports while it runs.
-    sys.modules.update(modules)
+    modules.install(sources)
     return Call(function, tuple(args), dict(kwargs))

@@ -67,7 +67,8 @@ def collect(folder: str) -> List[Outcome]:
     """
     found = []
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "outcome-*.json"))):
-        with open(path, encoding="utf-8") as file:
+        # A restarted rank may forget its outcome between the look and the reading.
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
             found.append(outcomes.from_json(file.read()))
     sizes = [(each.time, each.world_size) for each in found if each.world_size is not None]
     size = max(sizes)[1] if sizes else None

@@ -190,7 +190,7 @@ class Supervisor:
                 child.end(signal.SIGKILL)
 
     def _vanished(self, child: Child) -> bool:
-        """Exit status 0 without an outcome: the function called os._exit, and its peers may wait for it."""
+        """Exit status 0 without an outcome: a library ended the process, and its peers may wait for it."""
         return child.rank is not None and not report.has_left(self.spec.directory, child.rank)
 
     def _stop_listening(self, child: Child) -> None:

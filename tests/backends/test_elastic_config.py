@@ -80,6 +80,15 @@ def test_one_rank_that_never_restarts_needs_no_agent(fields: dict[str, Any], mod
     assert local_plan(Elastic(**fields), "id").mode == mode
 
 
+def test_settings_of_an_agent_that_is_not_there_are_listed() -> None:
+    """Nothing is ignored without a word."""
+    assert local_plan(Elastic(start_method="fork", nccl_collective_timeout_sec=60), "id").not_applied == (
+        "start_method",
+        "nccl_collective_timeout_sec",
+    )
+    assert local_plan(Elastic(nproc_per_node=2, start_method="fork"), "id").not_applied == ()
+
+
 def test_every_argument_of_torchrun_reaches_the_agent() -> None:
     """None is lost on the way."""
     config = Elastic(

@@ -236,7 +236,7 @@ def test_a_restart_of_one_node_keeps_the_result() -> None:
     ]
 
 
-def test_a_rank_killed_after_a_restart_is_named() -> None:
+def test_a_rank_killed_after_a_restart_is_named(tmp_path: Path) -> None:
     """And not the peer that lost its connection to it."""
 
     def die_in_round_one() -> None:
@@ -247,11 +247,13 @@ def test_a_rank_killed_after_a_restart_is_named() -> None:
         if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             raise ValueError("round zero")
         if os.environ["RANK"] == "1":
+            open(os.environ["MARKER"], "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(0.05)
+        while not os.path.exists(os.environ["MARKER"]):
+            time.sleep(0.01)
         raise ConnectionError("lost rank 1")
 
-    ended = elastic(die_in_round_one, max_restarts=1)
+    ended = elastic(die_in_round_one, max_restarts=1, env={"MARKER": str(tmp_path / "marker")})
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.PROCESS_KILLED)
 
 
@@ -288,7 +290,7 @@ def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
 
 
-def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead() -> None:
+def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp_path: Path) -> None:
     """Only the end of its process is its end."""
 
     def redirect() -> None:
@@ -299,9 +301,12 @@ def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead() -> None
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, 1)
             os.dup2(null, 2)
+            open(os.environ["MARKER"], "w").close()
             time.sleep(600)
-        time.sleep(3)
+        while not os.path.exists(os.environ["MARKER"]):
+            time.sleep(0.01)
+        time.sleep(0.5)
         raise ValueError("the cause")
 
-    ended = elastic(redirect)
+    ended = elastic(redirect, env={"MARKER": str(tmp_path / "marker")})
     assert (ended.first.rank, ended.first.message) == (1, "the cause")

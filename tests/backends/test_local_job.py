@@ -72,11 +72,9 @@ def test_a_failing_rank_ends_the_others_at_once() -> None:
         print("rank", os.environ["RANK"])
         if os.environ["RANK"] == "1":
             raise ValueError("no such column")
-        time.sleep(60)
+        time.sleep(600)
 
-    started = time.monotonic()
     ended = run(fail_on_one)
-    assert time.monotonic() - started < 30
     assert ended.code == 1
     assert (ended.first.rank, ended.first.error_type, ended.first.message) == (1, "ValueError", "no such column")
     assert 'raise ValueError("no such column")' in ended.first.traceback
@@ -174,7 +172,7 @@ def test_a_stop_is_reported_as_such_even_if_the_function_then_returns() -> None:
     assert ended.text(0) == ["ready", "saved"]
     assert ended.code == 128 + signal.SIGTERM
     assert {each.kind for each in ended.outcomes} == {outcomes.TERMINATED}
-    assert "SIGTERM" in ended.first.message or ended.first.rank == 0
+    assert ended.first.message == "the job was stopped by SIGTERM"
 
 
 def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -> None:
@@ -188,9 +186,7 @@ def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -> None
         print("ready", flush=True)
         time.sleep(600)
 
-    started = time.monotonic()
     ended = run(ignore, plan=LocalPlan(specs.RANKS, 1), grace_seconds=0.5, react=lambda job, line: job.terminate())
-    assert time.monotonic() - started < 30
     assert ended.first.kind == outcomes.TERMINATED
 
 
@@ -215,9 +211,7 @@ def test_a_child_that_holds_the_output_open_does_not_hold_the_job() -> None:
 
         subprocess.Popen(["sleep", "600"])
 
-    started = time.monotonic()
     assert run(leave_a_talking_child).code == 0
-    assert time.monotonic() - started < 30
 
 
 def test_a_child_that_floods_the_output_does_not_hold_the_job() -> None:
@@ -281,11 +275,11 @@ def test_a_forked_child_that_comes_back_does_not_speak_for_its_rank() -> None:
     """The rank is the parent."""
 
     def fork() -> str:
-        import time
 
-        if os.fork() == 0:
+        child = os.fork()
+        if child == 0:
             raise ValueError("the child")
-        time.sleep(0.5)
+        os.waitpid(child, 0)
         return "the parent"
 
     ended = run(fork, plan=LocalPlan(specs.RANKS, 1))
@@ -350,6 +344,13 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
             port_for(LocalPlan(specs.RANKS, 2, env={"MASTER_PORT": str(port)}))
         with pytest.raises(ConfigError, match=f"rdzv_endpoint: port {port} is taken"):
             port_for(elastic_plan(Elastic(nproc_per_node=2, rdzv_endpoint=f"localhost:{port}"), "id"))
+
+
+@pytest.mark.parametrize("port", ["http", "0", "70000"])
+def test_what_is_no_port_is_an_error_that_names_it(port: str) -> None:
+    """Not a failure inside a rank."""
+    with pytest.raises(ConfigError, match="MASTER_PORT: must be a whole number, from 1 to 65535"):
+        port_for(LocalPlan(specs.RANKS, 2, env={"MASTER_PORT": port}))
 
 
 def test_a_missing_interpreter_is_an_error_that_names_it() -> None:

@@ -67,17 +67,28 @@ def test_functions_of_a_dag_file_and_of_its_neighbours_travel_by_value(tmp_path:
 
 
 def test_helpers_that_the_function_imports_while_it_runs_travel_too(tmp_path: Path) -> None:
-    """Importing inside the function is how examples are written."""
+    """Importing inside the function is how examples are written. They are modules like any other there."""
     dags = tmp_path / "dags"
     (dags / "package_of_test_packing").mkdir(parents=True)
     (dags / "package_of_test_packing" / "__init__.py").write_text("")
     (dags / "package_of_test_packing" / "deep.py").write_text("def triple(x):\n    return x * 3\n")
-    (dags / "later_of_test_packing.py").write_text("FACTOR = 2\n")
+    (dags / "package_of_test_packing" / "near.py").write_text("from .deep import triple\n")
+    (dags / "later_of_test_packing.py").write_text(
+        "import threading\n"
+        "import other_of_test_packing\n"
+        "LOCK = threading.Lock()\n"
+        "FACTOR = None\n"
+        "def prepare():\n    global FACTOR\n    FACTOR = other_of_test_packing.TWO\n"
+    )
+    (dags / "other_of_test_packing.py").write_text("TWO = 2\n")
     (dags / "dag.py").write_text(
-        "def train(x):\n"
+        "def helper():\n"
         "    import later_of_test_packing as later\n"
-        "    from package_of_test_packing.deep import triple\n"
-        "    return triple(x) * later.FACTOR\n"
+        "    later.prepare()\n"
+        "    return later\n"
+        "def train(x):\n"
+        "    from package_of_test_packing.near import triple\n"
+        "    return triple(x) * helper().FACTOR\n"
     )
     sys.path.insert(0, str(dags))
     try:
@@ -87,6 +98,17 @@ def test_helpers_that_the_function_imports_while_it_runs_travel_too(tmp_path: Pa
         for name in [name for name in sys.modules if "of_test_packing" in name or name == "unusual_prefix_later"]:
             del sys.modules[name]
     assert call_elsewhere(packed, tmp_path) == "30"
+
+
+def test_helpers_are_not_imported_on_the_worker(tmp_path: Path) -> None:
+    """They may be meant for the ranks only."""
+    (tmp_path / "exits_of_test_packing.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "dag.py").write_text("def train():\n    import exits_of_test_packing\n")
+    module = load(tmp_path / "dag.py", "unusual_prefix_exits")
+    packed = packing.pack(module.train, [], {}, [tmp_path])
+    sys.modules.pop("unusual_prefix_exits")
+    assert b"raise SystemExit(3)" in packed
+    assert "exits_of_test_packing" not in sys.modules
 
 
 def test_the_whole_package_is_there_where_it_is_installed(tmp_path: Path) -> None:

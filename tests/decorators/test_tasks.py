@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, BaseOperator, XComArg, task
 
 from airflow_distrib import ConfigError, Elastic, PyTorchJob, Replica
 
@@ -93,13 +93,33 @@ def test_a_missing_config_is_an_error_when_the_dag_is_parsed() -> None:
         (lambda: task.elastic(nproc_per_node=2), r"write @task\.elastic\(Elastic\(nproc_per_node=\.\.\.\)\)"),
         (lambda: task.elastic(Elastic), r"got the class Elastic; write Elastic\(\.\.\.\)"),
         (lambda: task.elastic({"nproc": 2}), "did you mean 'nproc_per_node'"),
-        (lambda: task.pytorch_job(launcher="local"), r"worker\.replicas: is required"),
     ],
 )
 def test_a_mistake_in_a_decorator_is_met_on_its_own_line(decorate: Any, message: str) -> None:
     """Also when the task is mapped and only made at run time."""
     with pytest.raises(ConfigError, match=message):
         decorate()
+
+
+def test_a_config_may_come_later() -> None:
+    """From override, or from a DAG's default arguments."""
+    later = PyTorchJob(worker=Replica(replicas=1))
+    decorated = task.pytorch_job(launcher="local")(train)
+    with DAG("d", schedule=None, default_args={"task_config": later}):
+        assert decorated.override(task_config=later, task_id="a")(rate=1.0).operator.task_config == later
+        assert decorated(rate=1.0).operator.task_config == later
+
+
+def test_an_upstreams_output_inside_the_config_of_a_mapped_task_makes_it_upstream() -> None:
+    """Also of a classic operator."""
+    from airflow_distrib import ElasticOperator
+
+    with DAG("d", schedule=None):
+        first = XComArg(BaseOperator(task_id="first"))
+        config = Elastic(env={"A": first})  # type: ignore[dict-item] # known at run time
+        decorated = task.elastic(config)(train).expand(rate=[1.0]).operator
+        classic = ElasticOperator.partial(task_id="c", python_callable=print, task_config=config).expand(op_args=[[1]])
+    assert decorated.upstream_task_ids == classic.upstream_task_ids == {"first"}
 
 
 def test_a_config_of_another_system_is_an_error_when_the_dag_is_parsed() -> None:

@@ -40,6 +40,14 @@ def test_functions_that_take_anything_get_the_context_as_far_as_it_can_travel() 
     assert given == ([], {"a": 1, "ds": "d"})
 
 
+def test_a_name_given_by_position_is_not_offered_again() -> None:
+    """Although the function takes any keyword."""
+
+    def train(ds: str, **context: Any) -> None: ...
+
+    assert call_arguments(train, ["mine"], {}, {"ds": "d", "ts": "t"}) == (["mine"], {"ts": "t"})
+
+
 def test_arguments_that_do_not_fit_are_refused() -> None:
     """Before a job is started for them; context values count as given."""
 

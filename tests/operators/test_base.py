@@ -6,6 +6,7 @@ import datetime
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ from airflow_distrib import (
 )
 from airflow_distrib.core.record import JobRecord, Phase
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.runner import process
 from fake_context import FakeStateStore, FakeTaskInstance, context
 
 
@@ -182,17 +184,15 @@ def test_a_kill_before_the_job_started_is_not_forgotten() -> None:
     """It may arrive while the function is packed."""
     task = operator(sleep_for_ever)
     task.on_kill()
-    with pytest.raises((JobTerminated, RankFailed)):
+    with pytest.raises(JobTerminated):
         task.execute(context())
 
 
 def test_the_execution_timeout_ends_the_job_even_if_airflows_own_is_lost() -> None:
     """Airflow raises it from a signal handler, which the event loop may swallow."""
     task = operator(sleep_for_ever, execution_timeout=datetime.timedelta(seconds=1))
-    started = time.monotonic()
     with pytest.raises(AirflowTaskTimeout, match="execution_timeout=0:00:01"):
         task.execute(context())
-    assert time.monotonic() - started < 30
 
 
 def test_airflows_own_timeout_ends_the_job() -> None:
@@ -202,25 +202,28 @@ def test_airflows_own_timeout_ends_the_job() -> None:
         raise AirflowTaskTimeout("overdue")
 
     task = operator(sleep_for_ever)
-    previous = signal.signal(signal.SIGALRM, overdue)
-    Started(task, lambda: os.kill(os.getpid(), signal.SIGALRM))
+    previous = signal.signal(signal.SIGUSR1, overdue)
+    Started(task, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     try:
         with pytest.raises(AirflowTaskTimeout, match="overdue"):
             task.execute(context())
     finally:
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGUSR1, previous)
     assert task._job is not None
     assert not Path(task._job.ref.address["directory"]).exists()
 
 
 def test_a_leftover_of_the_try_before_is_removed_first(tmp_path: Path) -> None:
-    """Its folder is evidence enough."""
+    """Its processes and its folder."""
     folder = tmp_path / "left"
     folder.mkdir()
     store = FakeStateStore()
-    ref = JobRef("local", "train", "999999999:1", {"host": socket.gethostname(), "directory": str(folder)})
-    store.value = JobRecord(Phase.SUBMITTED, 1, "spec", ref).to_json()
-    assert operator(int).execute(context(store, ti=FakeTaskInstance(try_number=2))) == 0
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as left:
+        uid = f"{left.pid}:{process.start_time(left.pid)}"
+        ref = JobRef("local", "train", uid, {"host": socket.gethostname(), "directory": str(folder)})
+        store.value = JobRecord(Phase.SUBMITTED, 1, "spec", ref).to_json()
+        assert operator(int).execute(context(store, ti=FakeTaskInstance(try_number=2))) == 0
+        assert left.wait(5) == -signal.SIGKILL
     assert not folder.exists()
 
 
@@ -251,6 +254,7 @@ def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
         ({"task_config_overrides": {"max_restarts": None}}, "max_restarts: must not be None"),
         ({"log_ranks": 0}, "log_ranks: must be a list of ranks"),
         ({"log_ranks": None}, "log_ranks: must be a list of ranks"),
+        ({"result_path": 5}, "result_path: must be a path or a URL"),
         ({"python_callable": len}, "op_args and op_kwargs: do not fit len: missing a required argument: 'obj'"),
         ({"task_config_overrides": {"nproc_per_node": 0}}, "nproc_per_node: must be"),
         ({"task_config_overrides": {"procs": 1}}, r"Elastic\.procs: there is no such field"),
@@ -306,6 +310,25 @@ def test_every_field_of_a_config_is_a_template() -> None:
         image="repo/train:1", worker=Replica(replicas=3, requests=Resources(cpu="500m")), env={"RUN": "r"}
     )
     assert config.image == "repo/{{ params.image }}:1"
+
+
+def test_text_in_a_config_stays_text_where_a_dag_renders_native_objects() -> None:
+    """Environment variables are text; numbers are made of it where they belong."""
+    config = Elastic(nproc_per_node="{{ params.n }}", env={"DEVICES": "0,1", "THREADS": "4", "N": "{{ params.n }}"})
+    task = operator(print, task_config=config)
+    task.render_template_fields({"params": {"n": 2}}, jinja2.nativetypes.NativeEnvironment())  # type: ignore[arg-type]
+    assert task.task_config == Elastic(nproc_per_node=2, env={"DEVICES": "0,1", "THREADS": "4", "N": "2"})
+
+
+def test_an_upstreams_output_is_no_template() -> None:
+    """Its text comes from data; Airflow marks the mapping it made the operator from."""
+    given = {"env": {"A": "{{ var.value.secret }}"}}
+    task = operator(print, task_config=given)
+    seen = {id(given)}
+    assert (
+        task.render_template(task.task_config, {"var": 1}, jinja2.Environment(autoescape=False), seen)
+        is task.task_config
+    )
 
 
 def test_a_rendered_value_that_cannot_work_names_its_field() -> None:
@@ -368,6 +391,15 @@ def test_ranks_to_log_that_do_not_exist_are_named_in_the_log(monkeypatch: pytest
     """Rather than no output at all, without a word."""
     lines = logged(pair(print, log_ranks=[0, 5]), monkeypatch)
     assert "log_ranks: there is no rank [5] among the 2 of this job" in lines
+
+
+def test_the_number_of_the_try_fills_a_parameter_of_its_name() -> None:
+    """Airflow's context has it only inside the task instance."""
+
+    def train(try_number: int) -> int:
+        return try_number
+
+    assert operator(train).execute(context(ti=FakeTaskInstance(try_number=3))) == 3
 
 
 def test_async_functions_run() -> None:

@@ -58,6 +58,18 @@ def test_anything_less_than_a_whole_success_is_an_error(
         value_of(left, code, read)
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "permanent"),
+    [(None, None, False), (False, None, True), (None, False, True), (True, False, False), (True, None, False)],
+)
+def test_any_rank_can_say_that_a_retry_is_useless(first: bool | None, later: bool | None, permanent: bool) -> None:
+    """Unless the earliest failure says that it helps."""
+    peer = BAD._replace(rank=0, time=2.0, recoverable=later)
+    with pytest.raises(RankFailed) as caught:
+        value_of([peer, BAD._replace(recoverable=first)], 1, read)
+    assert caught.value.permanent is permanent
+
+
 def test_the_error_tells_who_failed_when_and_what_else_did() -> None:
     """In the order in which a reader wants it."""
     later = BAD._replace(rank=0, time=2.0, message="connection lost")

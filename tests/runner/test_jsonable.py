@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import enum
 import json
 from typing import Any, NamedTuple
 
@@ -21,6 +22,12 @@ class Point(NamedTuple):
     y: int
 
 
+class Color(str, enum.Enum):  # noqa: UP042 - the older kind, whose str() is its name
+    """Text with a name."""
+
+    RED = "red"
+
+
 @dataclasses.dataclass
 class Metrics:
     """Not JSON by itself."""
@@ -36,6 +43,7 @@ CONVERTED = [
     ("é\n", "é\n"),
     ([1, [2]], [1, [2]]),
     ((1, 2), [1, 2]),
+    ({Color.RED: Color.RED}, {"red": "red"}),
     (Point(1, 2), [1, 2]),
     (np.float32(0.5), 0.5),
     (np.float64(0.25), 0.25),

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -96,11 +95,13 @@ def test_a_stop_is_the_termination_message_even_if_the_function_then_returns(num
         return "saved"
 
     process = start(obey, tmp_path, {})
-    assert process.stdout is not None
-    assert process.stdout.readline() == "[rank 0] ready\n"
-    time.sleep(0.1)
-    process.send_signal(number)
-    code, _, document = ended(process, tmp_path)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "[rank 0] ready\n"
+        process.send_signal(number)
+        code, _, document = ended(process, tmp_path)
+    finally:
+        process.kill()
     assert code == 128 + number
     assert document is not None
     assert (document.kind, document.result) == (outcomes.TERMINATED, None)

@@ -21,8 +21,10 @@ REPOSITORY = Path(__file__).parents[2]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of this folder."""
     for item in items:
-        if "stack" in item.path.parts:
+        if Path(__file__).parent in item.path.parents:
             item.add_marker("stack")
+            # Its own waits end first, each with a message that says what for.
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")

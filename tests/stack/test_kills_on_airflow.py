@@ -23,18 +23,19 @@ def hang(stack: AirflowStack, task_id: str) -> str:
     return run
 
 
-def wait_for_no_process(run: str, task_id: str, seconds: float = 20) -> None:
-    """Fails with the list of survivors."""
+def wait_for_nothing_left(stack: AirflowStack, run: str, task_id: str) -> None:
+    """No process and no file of the job; fails with the list of survivors."""
     job = f"{run}/{task_id}"
     try:
-        wait_for("the job's processes to end", lambda: not processes_with(job), seconds)
-    except AssertionError:
-        raise AssertionError(f"still alive: {processes_with(job)}") from None
+        wait_for("the job's processes to end", lambda: not processes_with(job), 20)
+        wait_for("the job's folders to be removed", lambda: not folders_left(stack), 20)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {processes_with(job)} {folders_left(stack)}") from None
 
 
 def folders_left(stack: AirflowStack) -> list[Path]:
-    """Job folders that nobody removed."""
-    return list(stack.temporary.glob("airflow-distrib-*"))
+    """Folders of jobs, and of torch's agents, that nobody removed."""
+    return [path for name in ("airflow-distrib-*", "torchelastic*") for path in stack.temporary.glob(name)]
 
 
 def supervisor_of(run: str, task_id: str) -> int:
@@ -52,7 +53,7 @@ def test_marking_failed_ends_every_process(stack: AirflowStack, task_id: str) ->
     """Mark failed in the UI stops ranks, agents and their children."""
     run = hang(stack, task_id)
     stack.set_state("hanging", run, task_id, "failed")
-    wait_for_no_process(run, task_id)
+    wait_for_nothing_left(stack, run, task_id)
 
 
 def test_clearing_starts_a_fresh_run_after_ending_the_old_one(stack: AirflowStack, task_id: str) -> None:
@@ -61,7 +62,7 @@ def test_clearing_starts_a_fresh_run_after_ending_the_old_one(stack: AirflowStac
     stack.clear("hanging", run, task_id)
     stack.wait_for_state("hanging", run, task_id, "success", seconds=180)
     assert stack.xcom("hanging", run, task_id) == "try 2"
-    wait_for_no_process(run, task_id)
+    wait_for_nothing_left(stack, run, task_id)
 
 
 def test_killed_task_process_takes_the_job_with_it(stack: AirflowStack, task_id: str) -> None:
@@ -70,16 +71,16 @@ def test_killed_task_process_takes_the_job_with_it(stack: AirflowStack, task_id:
     os.kill(parent_of(supervisor_of(run, task_id)), signal.SIGKILL)
     stack.wait_for_state("hanging", run, task_id, "success", seconds=180)
     assert stack.task("hanging", run, task_id)["try_number"] == 2
-    wait_for_no_process(run, task_id)
+    wait_for_nothing_left(stack, run, task_id)
 
 
 def test_killed_worker_takes_the_job_with_it(stack: AirflowStack, task_id: str) -> None:
     """SIGKILL of the worker that supervises the task ends the job, and a retry succeeds."""
     run = hang(stack, task_id)
     os.kill(parent_of(parent_of(supervisor_of(run, task_id))), signal.SIGKILL)
-    wait_for_no_process(run, task_id)
+    wait_for_nothing_left(stack, run, task_id)
     stack.wait_for_state("hanging", run, task_id, "success", seconds=240)
-    wait_for_no_process(run, task_id)
+    wait_for_nothing_left(stack, run, task_id)
 
 
 def test_killed_supervisor_takes_the_ranks_with_it(stack: AirflowStack, task_id: str) -> None:
@@ -88,13 +89,7 @@ def test_killed_supervisor_takes_the_ranks_with_it(stack: AirflowStack, task_id:
     os.kill(supervisor_of(run, task_id), signal.SIGKILL)
     stack.wait_for_state("hanging", run, task_id, "success", seconds=180)
     assert "left no word why" in stack.log("hanging", run, task_id)
-    wait_for_no_process(run, task_id)
-
-
-def test_no_folder_is_left_after_all_that(stack: AirflowStack, task_id: str) -> None:
-    """Every killed job's folder is removed, by the supervisor where the worker is gone."""
-    del task_id
-    assert wait_for("the folders to be removed", lambda: not folders_left(stack), 20)
+    wait_for_nothing_left(stack, run, task_id)
 
 
 def test_execution_timeout_ends_every_process(stack: AirflowStack, task_id: str) -> None:
@@ -102,4 +97,4 @@ def test_execution_timeout_ends_every_process(stack: AirflowStack, task_id: str)
     run = stack.trigger("overdue")
     stack.wait_for_log("overdue", run, task_id, "sleeping past the timeout")
     stack.wait_for_state("overdue", run, task_id, "failed")
-    wait_for_no_process(run, task_id)
+    wait_for_nothing_left(stack, run, task_id)

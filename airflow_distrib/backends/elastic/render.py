@@ -7,6 +7,18 @@ from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import ElasticSpec
 
+# Settings of torch's agent and of its rendezvous, which one direct rank has not.
+_AGENT_ONLY = frozenset(
+    {
+        "monitor_interval",
+        "nccl_collective_timeout_sec",
+        "rdzv_backend",
+        "rdzv_configs",
+        "rdzv_endpoint",
+        "start_method",
+    }
+)
+
 
 def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
     """Render for the local launcher; several nodes become several agents on this machine.
@@ -15,7 +27,8 @@ def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
         rendezvous_id: must differ between tries, or a new try meets the old one's nodes.
     """
     if config.calls_directly:
-        return LocalPlan(specs.RANKS, 1, env=config.env or {}, env_defaults=nccl_environment(config))
+        idle = tuple(name for name in config.serialize() if name in _AGENT_ONLY)
+        return LocalPlan(specs.RANKS, 1, config.env or {}, nccl_environment(config), not_applied=idle)
     elastic = ElasticSpec(
         nproc_per_node=config.nproc_per_node,
         min_nodes=config.min_nodes,

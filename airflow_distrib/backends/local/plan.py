@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_distrib.core import config
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import ElasticSpec, Spec
 
 HOST = "127.0.0.1"
-FREE_PORT = "<a free port>"
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class LocalPlan:
     def port(self) -> tuple[str, int | None]:
         """Name of the setting that holds the job's port, and the port if the user chose one."""
         if self.mode == specs.RANKS:
-            chosen = self.env.get("MASTER_PORT")
-            return "MASTER_PORT", int(chosen) if chosen else None
+            chosen = self.env.get("MASTER_PORT", "")
+            return "MASTER_PORT", int(config.whole(1, 65535)("MASTER_PORT", chosen)) if chosen else None
         endpoint = self.elastic.rdzv_endpoint if self.elastic else ""
         host, _, chosen = endpoint.rpartition(":")
         ours = host in ("localhost", HOST)

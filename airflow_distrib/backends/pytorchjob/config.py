@@ -13,7 +13,8 @@ from airflow_distrib.core.resources import Replica, RunPolicy
 
 
 def _shared_memory(name: str, value: Any) -> bool | str:
-    return value if isinstance(value, bool) else resources.quantity(name, value)
+    rendered = isinstance(value, str) and value.lower() in ("true", "false")
+    return config.flag(name, value) if rendered or isinstance(value, bool) else resources.quantity(name, value)
 
 
 class PyTorchJob(Config):
