@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow.sdk import BaseOperator, Context, ObjectStoragePath, XComArg, conf
+from airflow.sdk import BaseOperator, Context, ObjectStoragePath, conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from airflow_distrib.backends.local import job as local
@@ -24,6 +24,7 @@ from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Action, Phase, next_action
 from airflow_distrib.links import JobLink
 from airflow_distrib.operators.arguments import call_arguments, check_function
+from airflow_distrib.operators.configured import ConfiguredOperator
 from airflow_distrib.operators.result import value_of
 from airflow_distrib.operators.store import RecordStore
 from airflow_distrib.runner.lines import prefixed
@@ -33,7 +34,7 @@ SECTION = "airflow_distrib"
 LOCAL = "local"
 
 
-class DistributedJobOperator(BaseOperator):
+class DistributedJobOperator(ConfiguredOperator):
     """Run a Python function on every rank of a job and return what rank 0 returned.
 
     Args:
@@ -71,7 +72,6 @@ class DistributedJobOperator(BaseOperator):
     operator_extra_links = (JobLink(),)
     ui_color = "#e8e4f8"
 
-    config_type: ClassVar[type[Config]]
     # Launchers of this operator; the first is what launcher=None means.
     launchers: ClassVar[tuple[str, ...]] = (LOCAL,)
     # Launchers that a later release brings, with what to do until then.
@@ -93,11 +93,8 @@ class DistributedJobOperator(BaseOperator):
         durable: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(task_config=task_config, task_config_overrides=task_config_overrides, **kwargs)
         self._asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
-        self._given_config = task_config
-        self.task_config = self.check_config(task_config)
-        self.task_config_overrides = task_config_overrides
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
@@ -113,52 +110,11 @@ class DistributedJobOperator(BaseOperator):
         self._killed = False
         check_function(python_callable, self.op_args, self.op_kwargs)
         if isinstance(self.task_config, Config):
-            self.check_final(self._final_config())
-        for reference in _references(self.task_config):
-            XComArg.apply_upstream_relationship(self, reference)
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> Any:
-        """As in every operator; Airflow finds upstream outputs in plain containers only, so a config becomes one."""
-        if "task_config" in kwargs:
-            kwargs["task_config"] = cls.mappable(kwargs["task_config"])
-        return super().partial(**kwargs)
-
-    @classmethod
-    def mappable(cls, given: Any) -> Any:
-        """A config that holds upstream outputs as the mapping that stands for it."""
-        config = cls.check_config(given)
-        return config.plain() if isinstance(config, Config) and _references(config) else given
+            self.check_final(self.final_config())
 
     def local_plan(self, config: Any, rendezvous_id: str) -> LocalPlan:
         """Render a complete config for the local launcher."""
         raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} ({rendezvous_id}) for local ranks")
-
-    # ------------------------------------------------------------------ parse time
-
-    @classmethod
-    def check_config(cls, given: Any) -> Any:
-        """Turn what a user gave as ``task_config`` into a config; templates stay.
-
-        Raises:
-            ConfigError: it is something else, or a value of it cannot work.
-        """
-        if configs.is_template(given):
-            return given
-        if given is None:
-            given = {}
-        if isinstance(given, type):
-            raise ConfigError("task_config", f"got the class {given.__name__}; write {given.__name__}(...)")
-        if isinstance(given, Config) and not isinstance(given, cls.config_type):
-            raise ConfigError("task_config", f"must be of type {cls.config_type.__name__}, not {type(given).__name__}")
-        return configs.of(cls.config_type)("task_config", given)
-
-    def check_final(self, config: Any) -> None:
-        """Rules that need the whole task, not the config alone; fields may still be templates.
-
-        Raises:
-            ConfigError: this operator cannot run ``config``.
-        """
 
     def _choose_launcher(self) -> str:
         name = self._asked_launcher or self.launchers[0]
@@ -170,41 +126,6 @@ class DistributedJobOperator(BaseOperator):
             )
         return name
 
-    def render_template(self, content: Any, context: Any, jinja_env: Any = None, seen_oids: Any = None) -> Any:
-        """Render configs too: a rendered copy replaces them, which checks the rendered values."""
-        if not isinstance(content, Config):
-            return super().render_template(content, context, jinja_env, seen_oids)
-        if content is self.task_config and seen_oids and id(self._given_config) in seen_oids:
-            # An upstream's output, which Airflow does not take for a template.
-            return content
-        return content.mapped(
-            lambda value: self._render_in_config(value, context, jinja_env or self.get_template_env())
-        )
-
-    def _render_in_config(self, value: Any, context: Any, jinja_env: Any) -> Any:
-        """Render one value of a config; text stays text, also in DAGs that render native objects.
-
-        The config's checks turn text into numbers where numbers belong; environment variables
-        such as "0,1" must stay as they are.
-        """
-        if isinstance(value, Config):
-            return value.mapped(lambda inner: self._render_in_config(inner, context, jinja_env))
-        if isinstance(value, str):
-            template = jinja_env.from_string(value)
-            return "".join(map(str, template.root_render_func(template.new_context(dict(context)))))
-        if isinstance(value, Mapping):
-            return {key: self._render_in_config(item, context, jinja_env) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._render_in_config(item, context, jinja_env) for item in value]
-        return super().render_template(value, context, jinja_env)
-
-    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
-        """Fail for good when a rendered value cannot work: a retry renders the same."""
-        try:
-            super()._do_render_template_fields(*args, **kwargs)
-        except ConfigError as error:
-            raise AirflowFailException(str(error)) from error
-
     # ------------------------------------------------------------------ rendering
 
     def render(self, context: Context | None = None) -> dict[str, Any]:
@@ -215,7 +136,7 @@ class DistributedJobOperator(BaseOperator):
                 leaves templates as they stand.
         """
         identity = _identity(context, self)
-        config = self._final_config()
+        config = self.final_config()
         shown = {
             "launcher": self.launcher,
             "name": identity.name(),
@@ -223,7 +144,7 @@ class DistributedJobOperator(BaseOperator):
             "function": getattr(self.python_callable, "__qualname__", str(self.python_callable)),
             "config": config.serialize() if isinstance(config, Config) else str(config),
         }
-        if unknown := self._unknown(config):
+        if unknown := self.unknown_fields(config):
             return {**shown, "known at run time": unknown}
         plan = self.local_plan(config, identity.name())
         return {
@@ -232,22 +153,6 @@ class DistributedJobOperator(BaseOperator):
             "environment": plan.environment({}, None),
             "not_applied": list(plan.not_applied),
         }
-
-    def _unknown(self, config: Any) -> list[str]:
-        """What templates and upstream tasks still have to say."""
-        fields = (
-            [f"task_config.{name}" for name in config.templates()] if isinstance(config, Config) else ["task_config"]
-        )
-        return fields + (["task_config_overrides"] if configs.is_template(self.task_config_overrides) else [])
-
-    def _final_config(self) -> Any:
-        config = self.check_config(self.task_config)
-        overrides = self.task_config_overrides
-        if overrides is None or configs.is_template(overrides):
-            return config
-        if not isinstance(overrides, Mapping):
-            raise ConfigError("task_config_overrides", f"must be a mapping of fields to replace; got {overrides!r}")
-        return config.merged(overrides) if isinstance(config, Config) else config
 
     def _spec_options(self) -> dict[str, Any]:
         return {
@@ -290,7 +195,7 @@ class DistributedJobOperator(BaseOperator):
 
     async def _execute(self, context: Context) -> Any:
         identity = _identity(context, self)
-        config = self._final_config()
+        config = self.final_config()
         self.check_final(config)
         plan = self.local_plan(config, identity.name())
         payload = self._payload(context)
@@ -385,17 +290,6 @@ async def _stop_without_parent(job: local.LocalJob) -> Any:
         watching.cancel()
     if orphaned:
         raise JobTerminated("the Airflow worker that ran this task is gone")
-
-
-def _references(value: Any) -> list[Any]:
-    """Upstream outputs anywhere inside a config; Airflow itself only looks into plain containers."""
-    if isinstance(value, Config):
-        return _references(value.values())
-    if isinstance(value, Mapping):
-        return _references(list(value.values()))
-    if isinstance(value, list | tuple | set):
-        return [reference for item in value for reference in _references(item)]
-    return [value] if configs.is_reference(value) else []
 
 
 def _log_ranks(given: Any) -> list[int] | None:

@@ -50,3 +50,13 @@ def test_grid_and_task_log_show_the_job(stack: AirflowStack, tmp_path: Path) -> 
         assert f"[rank {rank}] epoch 8/8" in log
     for name in ("grid.png", "task_log.png"):
         assert (SHOTS / name).stat().st_size > 20_000
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_the_log_of_a_failed_task_says_who_failed_first(stack: AirflowStack, tmp_path: Path) -> None:
+    """Where a user looks first."""
+    run = stack.trigger("failing_rank")
+    stack.wait_for_state("failing_rank", run, "train", "failed")
+    log = shoot(f"{stack.url}/dags/failing_rank/runs/{run}/tasks/train", "failed_log.png", tmp_path)
+    assert "rank 1 of 2 failed first" in log
+    assert "batch of no examples" in log

@@ -1,0 +1,127 @@
+"""The half of an operator that is about its config: checking, merging, templating, mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator, XComArg
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_distrib.core import config as configs
+from airflow_distrib.core.config import Config
+from airflow_distrib.core.errors import ConfigError
+
+
+class ConfiguredOperator(BaseOperator):
+    """Holds a config that may be a mapping, hold templates, or come from an upstream task."""
+
+    config_type: ClassVar[type[Config]]
+
+    def __init__(self, *, task_config: Any, task_config_overrides: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._given_config = task_config
+        self.task_config = self.check_config(task_config)
+        self.task_config_overrides = task_config_overrides
+        for reference in _references(self.task_config):
+            XComArg.apply_upstream_relationship(self, reference)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> Any:
+        """As in every operator; Airflow finds upstream outputs in plain containers only, so a config becomes one."""
+        if "task_config" in kwargs:
+            kwargs["task_config"] = cls.mappable(kwargs["task_config"])
+        return super().partial(**kwargs)
+
+    @classmethod
+    def mappable(cls, given: Any) -> Any:
+        """A config that holds upstream outputs as the mapping that stands for it."""
+        config = cls.check_config(given)
+        return config.plain() if isinstance(config, Config) and _references(config) else given
+
+    @classmethod
+    def check_config(cls, given: Any) -> Any:
+        """Turn what a user gave as ``task_config`` into a config; templates stay.
+
+        Raises:
+            ConfigError: it is something else, or a value of it cannot work.
+        """
+        if configs.is_template(given):
+            return given
+        if given is None:
+            given = {}
+        if isinstance(given, type):
+            raise ConfigError("task_config", f"got the class {given.__name__}; write {given.__name__}(...)")
+        if isinstance(given, Config) and not isinstance(given, cls.config_type):
+            raise ConfigError("task_config", f"must be of type {cls.config_type.__name__}, not {type(given).__name__}")
+        return configs.of(cls.config_type)("task_config", given)
+
+    def check_final(self, config: Any) -> None:
+        """Rules that need the whole task, not the config alone; fields may still be templates.
+
+        Raises:
+            ConfigError: this operator cannot run ``config``.
+        """
+
+    def render_template(self, content: Any, context: Any, jinja_env: Any = None, seen_oids: Any = None) -> Any:
+        """Render configs too: a rendered copy replaces them, which checks the rendered values."""
+        if not isinstance(content, Config):
+            return super().render_template(content, context, jinja_env, seen_oids)
+        if content is self.task_config and seen_oids and id(self._given_config) in seen_oids:
+            # An upstream's output, which Airflow does not take for a template.
+            return content
+        return content.mapped(
+            lambda value: self._render_in_config(value, context, jinja_env or self.get_template_env())
+        )
+
+    def _render_in_config(self, value: Any, context: Any, jinja_env: Any) -> Any:
+        """Render one value of a config; text stays text, also in DAGs that render native objects.
+
+        The config's checks turn text into numbers where numbers belong; environment variables
+        such as "0,1" must stay as they are.
+        """
+        if isinstance(value, Config):
+            return value.mapped(lambda inner: self._render_in_config(inner, context, jinja_env))
+        if isinstance(value, str):
+            template = jinja_env.from_string(value)
+            return "".join(map(str, template.root_render_func(template.new_context(dict(context)))))
+        if isinstance(value, Mapping):
+            return {key: self._render_in_config(item, context, jinja_env) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._render_in_config(item, context, jinja_env) for item in value]
+        return super().render_template(value, context, jinja_env)
+
+    def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
+        """Fail for good when a rendered value cannot work: a retry renders the same."""
+        try:
+            super()._do_render_template_fields(*args, **kwargs)
+        except ConfigError as error:
+            raise AirflowFailException(str(error)) from error
+
+    def unknown_fields(self, config: Any) -> list[str]:
+        """What templates and upstream tasks still have to say."""
+        fields = (
+            [f"task_config.{name}" for name in config.templates()] if isinstance(config, Config) else ["task_config"]
+        )
+        return fields + (["task_config_overrides"] if configs.is_template(self.task_config_overrides) else [])
+
+    def final_config(self) -> Any:
+        """The config with its overrides, as far as both are known."""
+        config = self.check_config(self.task_config)
+        overrides = self.task_config_overrides
+        if overrides is None or configs.is_template(overrides):
+            return config
+        if not isinstance(overrides, Mapping):
+            raise ConfigError("task_config_overrides", f"must be a mapping of fields to replace; got {overrides!r}")
+        return config.merged(overrides) if isinstance(config, Config) else config
+
+
+def _references(value: Any) -> list[Any]:
+    """Upstream outputs anywhere inside a config; Airflow itself only looks into plain containers."""
+    if isinstance(value, Config):
+        return _references(value.values())
+    if isinstance(value, Mapping):
+        return _references(list(value.values()))
+    if isinstance(value, list | tuple | set):
+        return [reference for item in value for reference in _references(item)]
+    return [value] if configs.is_reference(value) else []
