@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import sys
 import time
@@ -42,7 +43,7 @@ def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     if elastic.start_method == "fork":
         _preloaded.append(call.load(spec))
-    pump = streams.Pump(spec.directory, node, nproc, _Rounds(spec.directory).started)
+    pump = streams.Pump(spec.directory, node, nproc, functools.partial(_forget_round, spec.directory))
     config = launcher.LaunchConfig(
         min_nodes=elastic.min_nodes,
         max_nodes=elastic.max_nodes,
@@ -92,25 +93,14 @@ def _logs_specs(folder: str) -> Any:
     return DefaultLogsSpecs(log_dir=folder)
 
 
-class _Rounds:
-    """Forgets the outcomes of the round before when a new one begins.
+def _forget_round(folder: str, restart: int, ranks: Set[int]) -> None:
+    """Remove what this node's ranks left before a restart.
 
     A rank does so itself, but it may be ended before it gets there.
     """
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._round = 0
-        self._ranks: Set[int] = set()
-
-    def started(self, number: int, restart: int) -> None:
-        """A rank of this node started for the ``restart``-th time."""
-        if restart > self._round:
-            for each in report.collect(self._folder):
-                if each.rank in self._ranks and each.restart < restart:
-                    report.forget(self._folder, each.rank)
-        self._round = restart
-        self._ranks.add(number)
+    for each in report.collect(folder):
+        if each.rank in ranks and each.restart < restart:
+            report.forget(folder, each.rank)
 
 
 def _rendezvous_configs(elastic: ElasticSpec, node: int) -> Dict[str, Any]:

@@ -13,7 +13,7 @@ import selectors
 import sys
 import threading
 import time
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Optional, Set
 
 from airflow_distrib.runner.lines import LineSplitter, RankLine, prefixed
 
@@ -56,10 +56,12 @@ class Pump(threading.Thread):
     at the moment of the fork would stay locked in the child for ever.
     """
 
-    def __init__(self, folder: str, node: int, local_ranks: int, started: Callable[[int, int], None]) -> None:
-        """Make the pipes; ``started`` is called with the rank and the restart of each new worker."""
+    def __init__(self, folder: str, node: int, local_ranks: int, new_round: Callable[[int, Set[int]], None]) -> None:
+        """Make the pipes; ``new_round`` is called with the number of each restart and the ranks so far."""
         super().__init__(name="pump", daemon=True)
-        self._announce = started
+        self._new_round = new_round
+        self._round = 0
+        self._ranks: Set[int] = set()
         # Ranks whose process is gone, and when it went.
         self.ended_at: Dict[int, float] = {}
         self._selector = selectors.DefaultSelector()
@@ -124,7 +126,12 @@ class Pump(threading.Thread):
         if line.startswith(_HELLO):
             stream.rank, restart = map(int, line[len(_HELLO) :].split())
             self.ended_at.pop(stream.rank, None)
-            self._announce(stream.rank, restart)
+            if restart > self._round:
+                # Those that have not started yet ended in the round before, which is over.
+                self.ended_at.clear()
+                self._round = restart
+                self._new_round(restart, set(self._ranks))
+            self._ranks.add(stream.rank)
             return
         data = (prefixed(RankLine(stream.rank, line)) + "\n").encode("utf-8", "replace")
         while data:
