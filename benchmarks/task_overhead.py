@@ -1,7 +1,8 @@
 """What a task costs around the user's code, against a plain @task that calls torchrun itself.
 
-Prints seconds from the task's start to the first line of the function, and from its last
-line to the XCom, as medians of alternating runs on one Airflow, and their ratios.
+Prints seconds from the task's start to the first line after ``import torch``, and from the
+function's last line to the XCom, as medians of alternating runs on one Airflow, and their
+ratios.
 """
 
 from __future__ import annotations

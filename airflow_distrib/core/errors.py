@@ -110,8 +110,9 @@ class RankFailed(JobError):
         if first.traceback:
             parts.append(f"--- traceback of {who}\n{first.traceback.rstrip()}")
         if first.log_tail:
-            tail = "\n".join(first.log_tail)
-            parts.append(f"--- last lines of {who}\n{tail}")
+            # The runner printed the traceback as well, so that it is in the log at its place.
+            tail = "\n".join(first.log_tail).removesuffix(first.traceback.rstrip()).rstrip()
+            parts += [f"--- last lines of {who}\n{tail}"] if tail else []
         if self.others:
             rest = "; ".join(f"rank {each.rank}: {each.error_type}: {each.message:.200}" for each in self.others)
             parts.append(f"--- failed later\n{rest}")

@@ -21,7 +21,11 @@ def main(arguments: List[str]) -> int:
         die_with(int(os.environ[PARENT]))
         from airflow_distrib.runner import agent
 
-        return agent.main(spec.read(arguments[1]), int(arguments[2]))
+        status = agent.main(spec.read(arguments[1]), int(arguments[2]))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All is reported; taking torch down in good order would only take time.
+        os._exit(status)
     from airflow_distrib.runner.supervisor import Supervisor
 
     return Supervisor(spec.read(arguments[0]), archive=sys.argv[0]).run()

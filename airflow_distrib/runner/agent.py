@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import functools
+import logging
 import os
+import signal
 import sys
 import time
 from typing import Any, Dict, List, Optional, Set, Union
@@ -77,6 +79,9 @@ def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
 def _import_launcher() -> Any:
     try:
         import torch.distributed.launcher.api as launcher
+
+        # Its traceback of a failed rank is about torch's own code; the rank's is reported by us.
+        logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
@@ -136,6 +141,10 @@ def processes_per_node(wanted: Union[int, str]) -> int:
 def worker(spec: Spec, node: int, agent: int) -> None:
     """Entry of every rank; torch calls it in a process of its own, so it must be importable."""
     die_with(agent)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        # A forked rank has the agent's handlers, which raise an error of torch's.
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     place = rank.from_env(os.environ)
     restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     streams.redirect_output(streams.pipe_path(spec.directory, node, place.local_rank), place.rank, restart)

@@ -83,7 +83,9 @@ class Supervisor:
         # One that arrived during the last turn counts as well.
         self._take_signals()
         if self._orphaned:
-            # Nobody is left to do it, and nobody to read outcomes.
+            # Nobody is left to do it, and nobody to read outcomes. The resource trackers of
+            # Python's multiprocessing need a moment to remove semaphores.
+            time.sleep(0.4)
             shutil.rmtree(self.spec.directory, ignore_errors=True)
             os.killpg(os.getpgrp(), signal.SIGKILL)
         self._leave_outcomes()

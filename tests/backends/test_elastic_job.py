@@ -189,7 +189,8 @@ def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
     assert "Timeout" in ended.first.error_type
 
 
-def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it() -> None:
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it(start_method: str) -> None:
     """The peer leaves no word either, but its stream ends later."""
 
     def fail_on_one() -> None:
@@ -200,8 +201,8 @@ def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it() -
             raise ZeroDivisionError("no examples")
         time.sleep(60)
 
-    ended = elastic(fail_on_one)
-    assert (ended.first.rank, ended.first.error_type) == (1, "ZeroDivisionError")
+    ended = elastic(fail_on_one, start_method=start_method)
+    assert [(each.rank, each.error_type) for each in ended.outcomes] == [(1, "ZeroDivisionError")]
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:

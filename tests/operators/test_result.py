@@ -75,12 +75,13 @@ def test_the_error_tells_who_failed_when_and_what_else_did() -> None:
     later = BAD._replace(rank=0, time=2.0, message="connection lost")
     killed = BAD._replace(error_type=outcomes.PROCESS_KILLED, message="ended with signal SIGKILL", exit_code=-9)
     with pytest.raises(RankFailed) as caught:
-        value_of([later, killed._replace(traceback="T", log_tail=["L"])], 1, read)
+        value_of([later, killed._replace(traceback="T\n", log_tail=["L", "T"])], 1, read)
     text = str(caught.value)
     assert text.splitlines()[0] == (
         "rank 1 of 2 failed first, on h at 1970-01-01T00:00:01.000+00:00: ProcessKilled: ended with signal SIGKILL"
     )
     assert "What to do: nobody asked it to stop: the kernel's OOM killer most likely ended it" in text
+    assert text.count("T\n") == 1
     assert text.index("traceback of rank 1\nT") < text.index("last lines of rank 1\nL") < text.index("connection lost")
 
 

@@ -32,6 +32,9 @@ SYSTEM = "local"
 # The supervisor ends within its grace period; after this much longer it is killed too.
 _PATIENCE_SECONDS = 2.0
 
+# Times that what is left of the process group is looked at, every 0.05 s, before it is killed.
+_TRACKER_LOOKS = 8
+
 
 def port_for(plan: LocalPlan) -> int | None:
     """Choose the job's port, or check the one that the user chose.
@@ -140,8 +143,18 @@ class LocalJob:
         except TimeoutError:
             pass
         finally:
+            await self._let_trackers_end()
             _kill_group(self.pid)
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    async def _let_trackers_end(self) -> None:
+        """Python's resource trackers outlive their process by a moment, to remove its semaphores."""
+        for _ in range(_TRACKER_LOOKS):
+            try:
+                os.killpg(self.pid, 0)
+            except (ProcessLookupError, PermissionError):
+                return
+            await asyncio.sleep(0.05)
 
     async def _discard_output(self) -> None:
         assert self._supervisor.stdout is not None
