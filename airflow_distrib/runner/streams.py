@@ -9,6 +9,7 @@ worker ended, to the millisecond, which torch's own timestamps (whole seconds) d
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import sys
 import threading
@@ -17,8 +18,9 @@ from typing import Callable, Dict, Optional, Set
 
 from airflow_distrib.runner.lines import LineSplitter, RankLine, prefixed
 
-# A worker introduces itself with this line before anything else.
-_HELLO = "\x1erank "
+# A worker introduces itself with this line, its rank and restart, before anything else.
+_HELLO = "\x1erank {} {}"
+_IS_HELLO = re.compile("\x1erank ([0-9]+) ([0-9]+)")
 
 
 def pipe_path(folder: str, node: int, local_rank: int) -> str:
@@ -31,7 +33,7 @@ def redirect_output(path: str, rank: int, restart: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     pipe = os.open(path, os.O_WRONLY)
-    os.write(pipe, "{}{} {}\n".format(_HELLO, rank, restart).encode())
+    os.write(pipe, (_HELLO.format(rank, restart) + "\n").encode())
     os.dup2(pipe, 1)
     os.dup2(pipe, 2)
     # The third descriptor stays open, and is not inherited by programs that the rank starts:
@@ -123,8 +125,9 @@ class Pump(threading.Thread):
             self._watch(_Stream(stream.path))
 
     def _emit(self, stream: _Stream, line: str) -> None:
-        if line.startswith(_HELLO):
-            stream.rank, restart = map(int, line[len(_HELLO) :].split())
+        hello = _IS_HELLO.fullmatch(line)
+        if hello:
+            stream.rank, restart = map(int, hello.groups())
             self.ended_at.pop(stream.rank, None)
             if restart > self._round:
                 # Those that have not started yet ended in the round before, which is over.
