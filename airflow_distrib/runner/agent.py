@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from typing import Any, Dict, List, Optional, Set, Union
 
 from airflow_distrib.runner import call, outcome, payload, rank, report, streams
@@ -33,7 +34,9 @@ def main(spec: Spec, node: int) -> int:
         if type(error).__name__ == "SignalException":
             # The supervisor forwarded a signal; it reports the job as terminated.
             return 1
-        report.leave(spec.directory, call.unexpected(error), "agent-{}".format(node))
+        traceback.print_exception(type(error), error, error.__traceback__)
+        failed = outcome.now(outcome.FAILURE, None, **outcome.failure_fields(error))
+        report.leave(spec.directory, failed, "agent-{}".format(node))
         return 1
 
 

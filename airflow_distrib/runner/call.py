@@ -8,7 +8,6 @@ import inspect
 import logging
 import os
 import sys
-import traceback
 from typing import Any, Dict, NoReturn, Optional
 
 from airflow_distrib.runner import jsonable, outcome, payload, report
@@ -142,9 +141,3 @@ def _write_result(text: str, target: str) -> None:
         ) from None
     with fsspec.open(target, "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def unexpected(error: BaseException) -> Outcome:
-    """An outcome of the processes around the ranks, for what they did not foresee."""
-    traceback.print_exception(type(error), error, error.__traceback__)
-    return outcome.now(outcome.FAILURE, None, **outcome.failure_fields(error))

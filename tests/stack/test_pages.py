@@ -12,6 +12,8 @@ import pytest
 from airflow_stack import AirflowStack
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
+
 SHOTS = Path(os.environ.get("SCREENSHOTS", "test-output"))
 # Without these a headless browser looks for its maker's servers at every start.
 QUIET = (
@@ -37,7 +39,6 @@ def shoot(url: str, name: str, profile: Path) -> str:
     return page.stdout
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
 def test_grid_and_task_log_show_the_job(stack: AirflowStack, tmp_path: Path) -> None:
     """The run is in the grid, and the log of its task has the lines of both ranks."""
     run = stack.trigger("digits_ddp")
@@ -52,7 +53,6 @@ def test_grid_and_task_log_show_the_job(stack: AirflowStack, tmp_path: Path) -> 
         assert (SHOTS / name).stat().st_size > 20_000
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
 def test_the_log_of_a_failed_task_says_who_failed_first(stack: AirflowStack, tmp_path: Path) -> None:
     """Where a user looks first."""
     run = stack.trigger("failing_rank")
