@@ -13,18 +13,29 @@ from airflow_distrib.catalogue import PUBLIC
 
 if TYPE_CHECKING:
     from airflow_distrib.backends.elastic.config import Elastic
+    from airflow_distrib.backends.kubernetes.options import SchedulingPolicy
+    from airflow_distrib.backends.kubernetes.problems import Patience
+    from airflow_distrib.backends.mpijob.config import MPIJob
     from airflow_distrib.backends.pytorchjob.config import PyTorchJob
     from airflow_distrib.core.errors import (
+        ClusterError,
         ConfigError,
         DistribError,
         FunctionNotPicklable,
         JobError,
+        JobFailed,
+        JobLost,
+        JobNotStarted,
+        JobPreempted,
         JobTerminated,
+        JobTimedOut,
+        MissingExtra,
         RankFailed,
         ResultMissing,
     )
     from airflow_distrib.core.resources import CleanPodPolicy, Replica, Resources, RestartPolicy, RunPolicy
-    from airflow_distrib.decorators.tasks import elastic_task, pytorch_job_task
+    from airflow_distrib.decorators.tasks import elastic_task, mpi_job_task, pytorch_job_task
+    from airflow_distrib.operators.mpi import MPIJobOperator
     from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
     from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
 
@@ -32,14 +43,24 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CleanPodPolicy",
+    "ClusterError",
     "ConfigError",
     "DistribError",
     "Elastic",
     "ElasticOperator",
     "FunctionNotPicklable",
     "JobError",
+    "JobFailed",
+    "JobLost",
+    "JobNotStarted",
+    "JobPreempted",
     "JobTerminated",
+    "JobTimedOut",
+    "MPIJob",
+    "MPIJobOperator",
+    "MissingExtra",
     "NonRecoverableError",
+    "Patience",
     "PyTorchJob",
     "PyTorchJobOperator",
     "RankFailed",
@@ -49,7 +70,9 @@ __all__ = [
     "RestartPolicy",
     "ResultMissing",
     "RunPolicy",
+    "SchedulingPolicy",
     "elastic_task",
+    "mpi_job_task",
     "pytorch_job_task",
 ]
 

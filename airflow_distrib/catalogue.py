@@ -45,7 +45,7 @@ ENTRIES = (
         extra="torch",
         example="digits_ddp.py",
         documentation="https://docs.pytorch.org/docs/stable/elastic/run.html",
-        works='functions on one node, on the Airflow worker; several nodes with `launcher="local"`',
+        works="one node on the Airflow worker or in a Pod, several nodes on Kubernetes",
     ),
     Entry(
         system="PyTorchJob",
@@ -53,14 +53,50 @@ ENTRIES = (
         config="airflow_distrib.backends.pytorchjob.config.PyTorchJob",
         decorator="airflow_distrib.decorators.tasks.pytorch_job_task",
         decorator_name="pytorch_job",
-        extra="",
-        example="pytorch_job_local.py",
+        extra="kubernetes",
+        example="pytorch_job_kubernetes.py",
         documentation="https://www.kubeflow.org/docs/components/trainer/legacy-v1/user-guides/pytorch/",
-        works='functions with `launcher="local"`',
+        works="functions, programs and manifests on Kubernetes",
+    ),
+    Entry(
+        system="MPIJob",
+        operator="airflow_distrib.operators.mpi.MPIJobOperator",
+        config="airflow_distrib.backends.mpijob.config.MPIJob",
+        decorator="airflow_distrib.decorators.tasks.mpi_job_task",
+        decorator_name="mpi_job",
+        extra="kubernetes",
+        example="mpi_job_kubernetes.py",
+        documentation="https://github.com/kubeflow/mpi-operator",
+        works="functions, programs and manifests on Kubernetes",
     ),
 )
 
-LINKS = ("airflow_distrib.links.JobLink",)
+
+class Hook(NamedTuple):
+    """One type of connection.
+
+    Attributes:
+        provider: Airflow's own package that declares the same type, if installed.
+    """
+
+    connection_type: str
+    name: str
+    path: str
+    provider: str
+
+
+HOOKS = (
+    Hook(
+        "kubernetes",
+        "Kubernetes Cluster Connection",
+        "airflow_distrib.hooks.kubernetes.KubernetesHook",
+        "apache-airflow-providers-cncf-kubernetes",
+    ),
+)
+
+TRIGGERS = ("airflow_distrib.triggers.job",)
+
+LINKS = ("airflow_distrib.links.JobLink", "airflow_distrib.links.LogsLink")
 
 # Names that users import from the package itself.
 PUBLIC = {
@@ -74,15 +110,24 @@ PUBLIC = {
     **{
         name: f"airflow_distrib.core.errors.{name}"
         for name in (
+            "ClusterError",
             "ConfigError",
             "DistribError",
             "FunctionNotPicklable",
             "JobError",
+            "JobFailed",
+            "JobLost",
+            "JobNotStarted",
+            "JobPreempted",
             "JobTerminated",
+            "JobTimedOut",
+            "MissingExtra",
             "RankFailed",
             "ResultMissing",
         )
     },
+    "Patience": "airflow_distrib.backends.kubernetes.problems.Patience",
+    "SchedulingPolicy": "airflow_distrib.backends.kubernetes.options.SchedulingPolicy",
     # From the runner, where ranks find them: a function pickled on the worker names this module.
     **{name: f"airflow_distrib.runner.errors.{name}" for name in ("NonRecoverableError", "RecoverableError")},
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from airflow_distrib import __version__
-from airflow_distrib.catalogue import ENTRIES, LINKS
+from airflow_distrib.catalogue import ENTRIES, HOOKS, LINKS, TRIGGERS, Hook
 
 _NAME = "Distributed training and compute"
 
@@ -15,7 +16,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-distrib",
         "name": _NAME,
-        "description": "Runs distributed PyTorch jobs from a DAG, with more systems to come.",
+        "description": "Runs distributed PyTorch and MPI jobs from a DAG, with more systems to come.",
         "versions": [__version__],
         "integrations": [
             {
@@ -24,7 +25,8 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["machine-learning"],
             }
             for entry in ENTRIES
-        ],
+        ]
+        + [{"integration-name": name, "external-doc-url": url, "tags": ["service"]} for name, url in _PLACES.items()],
         "operators": [
             {"integration-name": entry.system, "python-modules": [entry.operator.rpartition(".")[0]]}
             for entry in ENTRIES
@@ -32,8 +34,47 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [
             {"name": entry.decorator_name, "class-name": entry.decorator} for entry in ENTRIES if entry.decorator
         ],
+        "hooks": [{"integration-name": hook.name, "python-modules": [hook.path.rpartition(".")[0]]} for hook in HOOKS],
+        "triggers": [{"integration-name": _NAME, "python-modules": list(TRIGGERS)}],
+        "connection-types": [_connection_type(hook) for hook in HOOKS if not _is_installed(hook.provider)],
         "extra-links": list(LINKS),
         "config": {"airflow_distrib": {"description": "Settings of airflow_distrib.", "options": _options()}},
+    }
+
+
+# Integrations that are no system of their own, for hooks and triggers to belong to.
+_PLACES = {
+    "Kubernetes Cluster Connection": "https://kubernetes.io/docs/concepts/overview/kubernetes-api/",
+    _NAME: "https://kubernetes.io/docs/concepts/workloads/controllers/job/",
+}
+
+
+def _is_installed(package: str) -> bool:
+    """Airflow warns when two providers declare one type of connection."""
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _connection_type(hook: Hook) -> dict[str, Any]:
+    text: dict[str, Any] = {"type": ["string", "null"], "default": None}
+    flag: dict[str, Any] = {"type": "boolean", "default": False}
+    fields = {
+        "in_cluster": ("Use the pod's own service account", flag),
+        "kube_config_path": ("Path of a kubeconfig", text),
+        "kube_config": ("Kubeconfig (JSON)", {**text, "format": "password"}),
+        "cluster_context": ("Context of the kubeconfig", text),
+        "namespace": ("Namespace", text),
+        "disable_verify_ssl": ("Trust any certificate", flag),
+    }
+    return {
+        "connection-type": hook.connection_type,
+        "hook-class-name": hook.path,
+        "hook-name": hook.name,
+        "ui-field-behaviour": {"hidden-fields": ["host", "schema", "login", "password", "port", "extra"]},
+        "conn-fields": {name: {"label": label, "schema": schema} for name, (label, schema) in fields.items()},
     }
 
 
@@ -49,10 +90,18 @@ def _options() -> dict[str, Any]:
         },
         "job_url_template": {
             "description": "Address of a job in a dashboard of yours, shown as a button on the task. It may hold "
-            "``{dag_id}``, ``{run_id}``, ``{task_id}``, ``{map_index}``, ``{try_number}`` and ``{job_name}``.",
+            "``{dag_id}``, ``{run_id}``, ``{task_id}``, ``{map_index}``, ``{try_number}``, ``{job_name}``, "
+            "``{job_uid}``, ``{namespace}`` and ``{kind}``.",
             "version_added": "0.1.0",
             "type": "string",
             "example": "https://grafana.example/d/jobs?var-job={job_name}",
+            "default": "",
+        },
+        "logs_url_template": {
+            "description": "Address of a job's logs where you collect them, with the same places.",
+            "version_added": "0.1.0",
+            "type": "string",
+            "example": "https://grafana.example/explore?namespace={namespace}&job={job_name}",
             "default": "",
         },
     }

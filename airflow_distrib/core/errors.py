@@ -4,9 +4,16 @@
 
     DistribError
     ├── ConfigError             a config holds a value that cannot work (also a ValueError)
+    ├── MissingExtra            a library of an extra of this package is not installed
+    ├── ClusterError            the cluster refused, or did not answer
     ├── FunctionNotPicklable    the function or an argument cannot be shipped
     └── JobError                the job ran, or tried to, and has no result
         ├── JobTerminated       it was stopped from outside
+        ├── JobLost             it was deleted by someone else, or its node went away
+        ├── JobPreempted        something more important took its place
+        ├── JobTimedOut         it ran longer than it may
+        ├── JobNotStarted       its pods never ran: image, quota, no room, a bad spec
+        ├── JobFailed           the system says it failed, and no rank said why
         ├── ResultMissing       it ended well but left no result
         └── RankFailed          a rank failed; the earliest one is named
 
@@ -20,15 +27,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from airflow_distrib.core.status import Problem, Retry
 from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
 from airflow_distrib.runner.outcome import Outcome
 
 __all__ = [
+    "ClusterError",
     "ConfigError",
     "DistribError",
     "FunctionNotPicklable",
     "JobError",
+    "JobFailed",
+    "JobLost",
+    "JobNotStarted",
+    "JobPreempted",
     "JobTerminated",
+    "JobTimedOut",
+    "MissingExtra",
     "NonRecoverableError",
     "RankFailed",
     "RecoverableError",
@@ -66,12 +81,69 @@ class FunctionNotPicklable(DistribError, TypeError):
     permanent = True
 
 
+class MissingExtra(DistribError, ImportError):
+    """A library that a system needs is not installed where Airflow runs."""
+
+    permanent = True
+
+    def __init__(self, extra: str, module: str) -> None:
+        super().__init__(f"{module} is not installed: pip install 'airflow-distrib[{extra}]' where Airflow runs")
+        self.extra, self.module = extra, module
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.extra, self.module)
+
+
+class ClusterError(DistribError):
+    """A cluster refused a request, or could not be reached.
+
+    Attributes:
+        permanent: True when the same request would be refused again.
+    """
+
+    def __init__(self, text: str, *, permanent: bool = False) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+
+
 class JobError(DistribError):
     """A job without a result."""
 
 
 class JobTerminated(JobError):
     """The job was stopped from outside: a kill, a shutdown, a lost worker."""
+
+
+class ProblemError(JobError):
+    """A job that a :class:`~airflow_distrib.core.status.Problem` ended."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.permanent = problem.retry is Retry.CANNOT_HELP
+        super().__init__(f"{problem.reason}: {problem.message}" + (f"\nWhat to do: {problem.advice}" * bool(problem.advice)))
+
+    def __reduce__(self) -> tuple[type[ProblemError], tuple[Problem]]:
+        return type(self), (self.problem,)
+
+
+class JobLost(ProblemError):
+    """The job was deleted by someone else, or the node it ran on went away."""
+
+
+class JobPreempted(ProblemError):
+    """A pod had to make room: preempted, evicted, or its node shut down."""
+
+
+class JobTimedOut(ProblemError):
+    """The job ran longer than ``execution_timeout`` or its own deadline allows."""
+
+
+class JobNotStarted(ProblemError):
+    """A pod never ran: no room, no quota, no image, a spec that cannot work."""
+
+
+class JobFailed(ProblemError):
+    """The system says that the job failed, and no rank left word why."""
 
 
 class ResultMissing(JobError):

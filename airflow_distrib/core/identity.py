@@ -16,13 +16,19 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 @dataclass(frozen=True)
 class JobIdentity:
-    """Which try of which task a job belongs to; ``map_index`` is -1 for unmapped tasks."""
+    """Which try of which task a job belongs to; ``map_index`` is -1 for unmapped tasks.
+
+    Attributes:
+        scope: random text that all tries of one task instance share, so that the same run
+            of the same DAG in another Airflow never meets this one's jobs.
+    """
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int
     try_number: int
+    scope: str = ""
 
     @property
     def digest(self) -> str:
@@ -32,7 +38,7 @@ class JobIdentity:
     @property
     def task_digest(self) -> str:
         """The same for all tries of one task instance."""
-        return _digest(json.dumps([self.dag_id, self.run_id, self.task_id, self.map_index]))
+        return _digest(json.dumps([self.dag_id, self.run_id, self.task_id, self.map_index, self.scope]))
 
     def name(self, limit: int = MAX_LABEL) -> str:
         """A DNS-1035 label: starts with a letter, then ``a-z0-9-``, at most ``limit`` long."""

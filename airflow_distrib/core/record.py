@@ -23,7 +23,7 @@ from typing import Any
 
 from airflow_distrib.core.reference import JobRef
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Phase(Enum):
@@ -42,6 +42,7 @@ class Action(Enum):
 
     SUBMIT = "submit"
     ADOPT = "adopt"
+    ADOPT_IF_OVER = "adopt if over"
     REPLACE = "replace"
 
 
@@ -52,13 +53,15 @@ class JobRecord:
     Attributes:
         try_number: the try that wrote it.
         spec_hash: digest of what was submitted; another one means another job is wanted.
-        ref: None while ``submitting``: the job may or may not exist, under its
+        scope: the identity's, which all tries of the task instance share.
+        ref: while ``submitting`` without a uid: the job may or may not exist, under its
             deterministic name.
     """
 
     phase: Phase
     try_number: int
     spec_hash: str
+    scope: str = ""
     ref: JobRef | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class JobRecord:
             "phase": self.phase.value,
             "try_number": self.try_number,
             "spec_hash": self.spec_hash,
+            "scope": self.scope,
             "ref": self.ref.to_json() if self.ref else None,
         }
 
@@ -81,6 +85,7 @@ class JobRecord:
             Phase(document["phase"]),
             int(document["try_number"]),
             str(document["spec_hash"]),
+            str(document["scope"]),
             JobRef.from_json(ref) if ref else None,
         )
 
@@ -96,7 +101,9 @@ def next_action(record: JobRecord | None, try_number: int, spec_hash: str, *, ou
     - The holder was lost: adopt, if the system keeps jobs whose worker died and the same
       thing is wanted; a job whose spec changed in between is replaced.
     - ``deferred``: nothing of the task was running, so a user cleared it and wants a
-      fresh run: replace. The same try still deferred never calls ``execute`` again.
+      fresh run: replace. Unless the job is over: then it was the worker that came to
+      fetch the result that was lost, before it could say so. The same try still deferred
+      never calls ``execute`` again.
 
     Args:
         outlives_worker: False for local processes, which die with their worker; what may
@@ -107,6 +114,6 @@ def next_action(record: JobRecord | None, try_number: int, spec_hash: str, *, ou
     if record.try_number > try_number:
         # Tries only count upwards: the task instance was created anew.
         return Action.REPLACE
-    if record.phase in _LOST and outlives_worker and record.spec_hash == spec_hash:
-        return Action.ADOPT
-    return Action.REPLACE
+    if not outlives_worker or record.spec_hash != spec_hash:
+        return Action.REPLACE
+    return Action.ADOPT if record.phase in _LOST else Action.ADOPT_IF_OVER

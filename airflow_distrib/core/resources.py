@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from enum import Enum
 from typing import Any, ClassVar
 
-from airflow_distrib.core import config
+from airflow_distrib.core import config, podfields
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
 
@@ -23,13 +24,27 @@ def quantity(name: str, value: Any) -> str:
     return str(value)
 
 
-def _quantities(name: str, value: Any) -> dict[str, str]:
+def quantities(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping of resource names to quantities; got {value!r}")
     return {
         str(key): item if config.is_template(item) else quantity(f"{name}[{key!r}]", item)
         for key, item in value.items()
     }
+
+
+_FACTORS = {
+    "m": Decimal("0.001"),
+    "": Decimal(1),
+    **{name: Decimal(1000) ** power for power, name in enumerate("kMGTPE", 1)},
+    **{f"{name}i": Decimal(1024) ** power for power, name in enumerate("KMGTPE", 1)},
+}
+
+
+def amount(text: str | int | float) -> Decimal:
+    """The number that a quantity stands for: cores, bytes or pieces."""
+    number, suffix = re.fullmatch(r"([\d.]+(?:[eE][+-]?\d+)?)(\D*)", str(text)).groups()  # type: ignore[union-attr]
+    return Decimal(number) * _FACTORS[suffix]
 
 
 def _gpus(name: str, value: Any) -> int:
@@ -58,7 +73,7 @@ class Resources(Config):
         "memory": quantity,
         "gpu": _gpus,
         "ephemeral_storage": quantity,
-        "extended": _quantities,
+        "extended": quantities,
     }
 
 
@@ -103,13 +118,6 @@ class RunPolicy(Config):
     }
 
 
-def check_pod_template(name: str, value: Any) -> dict[str, Any]:
-    """Check for a pod template: a mapping with ``metadata`` or ``spec``."""
-    if not isinstance(value, Mapping) or not value or not set(value) <= {"metadata", "spec"}:
-        raise ConfigError(name, f"must be a mapping with 'metadata' and 'spec' as in a PodTemplateSpec; got {value!r}")
-    return dict(value)
-
-
 class Replica(Config):
     """One group of equal pods.
 
@@ -135,5 +143,22 @@ class Replica(Config):
         "requests": config.of(Resources),
         "limits": config.of(Resources),
         "restart_policy": config.member(RestartPolicy),
-        "pod_template": check_pod_template,
+        "pod_template": podfields.check_pod_template,
     }
+
+    def check_together(self) -> None:
+        requests, limits = (given if isinstance(given, Resources) else Resources() for given in (self.requests, self.limits))
+        for name, asked in _amounts(requests).items():
+            most = _amounts(limits).get(name)
+            if most is None:
+                continue
+            if amount(asked) > amount(most):
+                raise ConfigError(f"requests.{name}", f"is {asked}, more than its limit of {most}")
+            if (name == "gpu" or "/" in name) and amount(asked) != amount(most):
+                raise ConfigError(f"requests.{name}", f"is {asked} and its limit {most}; Kubernetes wants them equal")
+
+
+def _amounts(given: Resources) -> dict[str, Any]:
+    """What is known already: names of fields, or full names, and quantities."""
+    known = {**{name: value for name, value in given.values().items() if name != "extended"}, **(given.extended or {})}
+    return {name: value for name, value in known.items() if value is not None and not config.is_template(value)}

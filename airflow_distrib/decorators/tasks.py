@@ -10,10 +10,12 @@ from airflow.sdk import XComArg
 from airflow.sdk.bases.decorator import DecoratedOperator, Task, task_decorator_factory
 
 from airflow_distrib.backends.elastic.config import Elastic
+from airflow_distrib.backends.mpijob.config import MPIJob
 from airflow_distrib.backends.pytorchjob.config import PyTorchJob
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.operators.base import DistributedJobOperator
+from airflow_distrib.operators.mpi import MPIJobOperator
 from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
 
 P = ParamSpec("P")
@@ -42,6 +44,7 @@ def _decorated(operator: type[DistributedJobOperator], name: str) -> type[Decora
 
 _ElasticOperatorDecorated = _decorated(ElasticOperator, "elastic")
 _PyTorchJobOperatorDecorated = _decorated(PyTorchJobOperator, "pytorch_job")
+_MPIJobOperatorDecorated = _decorated(MPIJobOperator, "mpi_job")
 
 
 def _task(
@@ -113,3 +116,25 @@ def pytorch_job_task(task_config: Any = None, /, **operator_arguments: Any) -> A
         operator_arguments: anything that :class:`~airflow_distrib.operators.pytorch.PyTorchJobOperator` takes.
     """
     return _task(PyTorchJobOperator, _PyTorchJobOperatorDecorated, "pytorch_job", task_config, operator_arguments)
+
+
+@overload
+def mpi_job_task(task_config: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def mpi_job_task(
+    task_config: MPIJob | Mapping[str, Any] | XComArg | None = None,
+    /,
+    *,
+    multiple_outputs: bool | None = None,
+    **operator_arguments: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def mpi_job_task(task_config: Any = None, /, **operator_arguments: Any) -> Any:
+    """``@task.mpi_job(MPIJob(...))``: the function runs on every MPI rank.
+
+    Args:
+        task_config: the config.
+        multiple_outputs: unfold a returned dict into one XCom per key; taken from the
+            return annotation by default.
+        operator_arguments: anything that :class:`~airflow_distrib.operators.mpi.MPIJobOperator` takes.
+    """
+    return _task(MPIJobOperator, _MPIJobOperatorDecorated, "mpi_job", task_config, operator_arguments)

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import os
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from airflow.sdk import BaseOperator, Context, ObjectStoragePath, conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk import Context, ObjectStoragePath, conf
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
-from airflow_distrib.backends.local import job as local
+from airflow_distrib.backends.kubernetes.kind import Rendered
+from airflow_distrib.backends.kubernetes.manifest import Task
+from airflow_distrib.backends.kubernetes.problems import Patience
 from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.core import config as configs
 from airflow_distrib.core import packing
 from airflow_distrib.core.config import Config
-from airflow_distrib.core.errors import ConfigError, DistribError, JobTerminated
-from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.core.record import Action, Phase, next_action
-from airflow_distrib.links import JobLink
+from airflow_distrib.core.errors import ConfigError, DistribError
+from airflow_distrib.core.reference import JobRef
+from airflow_distrib.hooks.kubernetes import DEFAULT
+from airflow_distrib.links import JobLink, LogsLink
 from airflow_distrib.operators.arguments import call_arguments, check_function
 from airflow_distrib.operators.configured import ConfiguredOperator
-from airflow_distrib.operators.result import value_of
+from airflow_distrib.operators.kubernetes import KubernetesRun
+from airflow_distrib.operators.local import LocalRun
+from airflow_distrib.operators.ordering import Ordering, identity_of
 from airflow_distrib.operators.store import RecordStore
-from airflow_distrib.runner.lines import prefixed
-from airflow_distrib.runner.payload import header_of
+from airflow_distrib.watching.job import Ending, Waiting
 
 SECTION = "airflow_distrib"
-LOCAL = "local"
+LOCAL, KUBERNETES = "local", "kubernetes"
+
+KEEP_JOB = ("never", "on_failure", "always")
 
 
 class DistributedJobOperator(ConfiguredOperator):
-    """Run a Python function on every rank of a job and return what rank 0 returned.
+    """Run a Python function, or a program, on every rank of a job; return what rank 0 returned.
 
     Args:
         task_config: the system's config, a mapping with its fields, or an upstream task's
@@ -45,86 +47,149 @@ class DistributedJobOperator(ConfiguredOperator):
             libraries but not the DAG file.
         op_args: positional arguments of the function. Templated.
         op_kwargs: keyword arguments of the function. Templated.
+        command: a program of the image and its arguments, instead of a function; the task
+            returns None. Templated.
+        manifest: a manifest of the system's own resource, merged over what is rendered; may
+            stand without a function or command if it says itself what runs. Templated.
         task_config_overrides: fields to replace in ``task_config`` at run time, such as an
             upstream task's output ``{"worker": {"replicas": 8}}``. Templated.
-        launcher: ``"local"`` runs the ranks as processes of the Airflow worker. None takes
-            ``[airflow_distrib] launcher``, and without it the system's own.
+        launcher: ``"local"`` runs the ranks as processes of the Airflow worker,
+            ``"kubernetes"`` on a cluster. None takes ``[airflow_distrib] launcher``, and
+            without it the system's own.
+        kubernetes_conn_id: connection to the cluster.
+        deferrable: wait in the triggerer instead of on a worker.
         log_ranks: ranks whose output goes to the task log, or ``"all"``; rank 0 by default.
         result_path: where rank 0 writes a result of more than 1 MiB: a path or URL that the
             ranks and the Airflow worker both reach. Templated.
-        python: interpreter of local ranks; None is the worker's own.
-        termination_grace_seconds: time between SIGTERM and SIGKILL when a job is stopped.
+        payload_path: a folder, as path or URL, that the worker writes to and the ranks read
+            from, for a function with more than 700 KiB of data. Templated.
+        python: interpreter of the ranks; None is the worker's own for local ranks and
+            ``python3`` in an image.
+        patience: a :class:`~airflow_distrib.Patience`: how long a job may be stuck.
+        keep_job: whether a finished job stays on the cluster: "never", "on_failure" or
+            "always"; one that stays goes after ``run_policy.ttl_seconds_after_finished``.
+        termination_grace_seconds: time between SIGTERM and SIGKILL when local ranks are stopped.
         durable: keep a record of the job, so that a try that follows a lost worker finds
-            what is left of it.
+            it and goes on with it.
 
     Raises:
         ConfigError: an argument cannot work; at DAG parse time unless it is a template.
     """
 
-    template_fields: Sequence[str] = ("task_config", "task_config_overrides", "op_args", "op_kwargs", "result_path")
+    template_fields: Sequence[str] = (
+        *("task_config", "task_config_overrides", "op_args", "op_kwargs", "command", "manifest", "result_path"),
+        *("payload_path", "kubernetes_conn_id"),
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "task_config": "json",
         "task_config_overrides": "json",
         "op_args": "py",
         "op_kwargs": "py",
+        "manifest": "json",
     }
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
-    operator_extra_links = (JobLink(),)
+    operator_extra_links = (JobLink(), LogsLink())
     ui_color = "#e8e4f8"
 
     # Launchers of this operator; the first is what launcher=None means.
     launchers: ClassVar[tuple[str, ...]] = (LOCAL,)
-    # Launchers that a later release brings, with what to do until then.
-    missing_launchers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
         *,
         task_config: Any = None,
-        python_callable: Callable[..., Any],
+        python_callable: Callable[..., Any] | None = None,
         op_args: Collection[Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
+        command: Sequence[str] | None = None,
+        manifest: Mapping[str, Any] | None = None,
         task_config_overrides: Any = None,
         launcher: str | None = None,
+        kubernetes_conn_id: str | None = None,
+        deferrable: bool = True,
         log_ranks: Sequence[int] | str = (0,),
         result_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
+        payload_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         python: str | None = None,
+        patience: Patience | Mapping[str, Any] | None = None,
+        keep_job: str = "never",
         termination_grace_seconds: float = 3.0,
         durable: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(task_config=task_config, task_config_overrides=task_config_overrides, **kwargs)
         self._asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
+        self._asked_connection = kubernetes_conn_id
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
-        self.launcher = self._choose_launcher()
+        self.command = command
+        self.manifest = manifest
+        self.kubernetes_conn_id = kubernetes_conn_id or DEFAULT
+        self.deferrable = deferrable
         self.log_ranks = _log_ranks(log_ranks)
-        self.result_path = result_path
-        if result_path is not None and not isinstance(result_path, str | os.PathLike | ObjectStoragePath):
-            raise ConfigError("result_path", f"must be a path or a URL; got {result_path!r}")
+        self.result_path = _place("result_path", result_path)
+        self.payload_path = _place("payload_path", payload_path)
         self.python = python
+        self.patience = configs.of(Patience)("patience", patience or {})
+        self.keep_job = configs.one_of(*KEEP_JOB)("keep_job", keep_job)
         self.termination_grace_seconds = configs.seconds()("termination_grace_seconds", termination_grace_seconds)
         self.durable = durable
-        self._job: local.LocalJob | None = None
-        self._killed = False
-        check_function(python_callable, self.op_args, self.op_kwargs)
+        self.job_ref: JobRef | None = None
+        self._run: LocalRun | KubernetesRun | None = None
+        self._check_what_runs()
+        self.launcher = self.choose_launcher(self.task_config)
         if isinstance(self.task_config, Config):
-            self.check_final(self.final_config())
+            config = self.final_config()
+            self.check_final(config)
+            self._check_rendering(config)
+
+    def _check_what_runs(self) -> None:
+        given = [name for name in ("python_callable", "command") if getattr(self, name) is not None]
+        if len(given) == 2:
+            raise ConfigError("command", "a task runs a function or a command; leave one of them")
+        if not given and self.manifest is None:
+            raise ConfigError("python_callable", "is required, unless command= or manifest= says what runs")
+        if self.python_callable is not None:
+            check_function(self.python_callable, self.op_args, self.op_kwargs)
+        elif self.op_args or self.op_kwargs:
+            raise ConfigError("op_kwargs", "there is no function to give it to")
+        if self.command is not None and not configs.is_template(self.command):
+            words = isinstance(self.command, Sequence) and not isinstance(self.command, str)
+            if not words or not self.command or not all(isinstance(word, str) for word in self.command):
+                raise ConfigError("command", f"must be a list of words such as ['python', 'train.py']; got {self.command!r}")
+        if self.manifest is not None and not configs.is_template(self.manifest):
+            if not isinstance(self.manifest, Mapping):
+                raise ConfigError("manifest", f"must be a mapping; got {self.manifest!r}")
+
+    # ------------------------------------------------------------------ for the systems
 
     def local_plan(self, config: Any, rendezvous_id: str) -> LocalPlan:
         """Render a complete config for the local launcher."""
         raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} ({rendezvous_id}) for local ranks")
 
-    def _choose_launcher(self) -> str:
+    def cluster(self, config: Any, task: Task) -> Rendered:
+        """Render a complete config for Kubernetes."""
+        raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} for {task}")
+
+    def choose_launcher(self, config: Any) -> str:
+        """Where a job of ``config`` runs; the config may still be a template."""
+        del config
         name = self._asked_launcher or self.launchers[0]
-        if name in self.missing_launchers:
-            raise ConfigError("launcher", self.missing_launchers[name])
         if name not in self.launchers:
             raise ConfigError(
                 "launcher", f"{type(self).__name__} runs with {' or '.join(self.launchers)}; got {name!r}"
             )
         return name
+
+    def _check_rendering(self, config: Any) -> None:
+        """Meet what only rendering finds, such as a missing image, when the DAG file is parsed."""
+        if self.launcher == LOCAL:
+            if self.python_callable is None:
+                raise ConfigError("launcher", "local ranks run functions; commands and manifests need launcher='kubernetes'")
+            return
+        if not self.unknown_fields(config) and not configs.is_template(self.manifest):
+            self.cluster(config, self._ordering(config).task(identity_of(None, self), "default"))
 
     # ------------------------------------------------------------------ rendering
 
@@ -135,33 +200,38 @@ class DistributedJobOperator(ConfiguredOperator):
             context: a task's context; None renders with the values in the DAG file and
                 leaves templates as they stand.
         """
-        identity = _identity(context, self)
+        identity = identity_of(context, self)
         config = self.final_config()
         shown = {
             "launcher": self.launcher,
             "name": identity.name(),
             "labels": identity.labels(),
-            "function": getattr(self.python_callable, "__qualname__", str(self.python_callable)),
             "config": config.serialize() if isinstance(config, Config) else str(config),
         }
+        if self.python_callable is not None:
+            shown["function"] = getattr(self.python_callable, "__qualname__", str(self.python_callable))
         if unknown := self.unknown_fields(config):
             return {**shown, "known at run time": unknown}
+        ordering = self._ordering(config)
+        if self.launcher == KUBERNETES:
+            namespace = config.namespace or "<the connection's>"
+            rendered = self.cluster(config, ordering.task(identity, namespace))
+            shown["name"] = rendered.manifest["metadata"]["name"]
+            return {**shown, "manifest": rendered.manifest, "specs": {n: s._asdict() for n, s in rendered.specs.items()}}
         plan = self.local_plan(config, identity.name())
         return {
             **shown,
-            "spec": plan.spec("<a private folder>", None, self._spec_options())._asdict(),
+            "spec": plan.spec("<a private folder>", None, ordering.local_options())._asdict(),
             "environment": plan.environment({}, None),
             "not_applied": list(plan.not_applied),
         }
 
-    def _spec_options(self) -> dict[str, Any]:
-        return {
-            "log_ranks": self.log_ranks,
-            "result_path": None if self.result_path is None else str(self.result_path),
-            "grace_seconds": self.termination_grace_seconds,
-        }
+    def _ordering(self, config: Any) -> Ordering:
+        return Ordering(self, config)
 
-    def _payload(self, context: Context) -> bytes:
+    def payload(self, context: Context) -> bytes:
+        """Pickle the function and its arguments."""
+        assert self.python_callable is not None
         # Airflow's own context has no try number but in the task instance.
         values = {**context, "try_number": context["ti"].try_number}
         args, kwargs = call_arguments(self.python_callable, self.op_args, self.op_kwargs, values)
@@ -186,110 +256,105 @@ class DistributedJobOperator(ConfiguredOperator):
             AirflowFailException: a retry cannot help.
             DistribError: everything else that went wrong, see :mod:`airflow_distrib.core.errors`.
         """
+        waiting, value = self._permanent_errors(lambda: self._execute(context))
+        if waiting is not None:
+            self.defer(
+                trigger=self._trigger(waiting),
+                method_name="execute_complete",
+                kwargs={"waiting": waiting.to_json()},
+                timeout=self._ordering(self.final_config()).defer_timeout(context),
+            )
+        return value
+
+    def _permanent_errors(self, step: Callable[[], Any]) -> Any:
         try:
-            return asyncio.run(self._execute(context))
+            return step()
         except DistribError as error:
             if error.permanent:
                 raise AirflowFailException(str(error)) from error
             raise
 
-    async def _execute(self, context: Context) -> Any:
-        identity = _identity(context, self)
+    @staticmethod
+    def _trigger(waiting: Waiting) -> Any:
+        # Only a task that defers needs it: DAG files are parsed over and over.
+        from airflow_distrib.triggers.job import JobTrigger
+
+        return JobTrigger(waiting.to_json())
+
+    def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
         config = self.final_config()
         self.check_final(config)
+        self.launcher = self.choose_launcher(config)
+        store = RecordStore(context, durable=self.durable)
+        ordering = self._ordering(config)
+        ordering.check_ranks(self.log)
+        if self.launcher == LOCAL:
+            return None, asyncio.run(self._execute_locally(context, config, store))
+        run = self._run = ordering.kubernetes_run(store, self.log)
+        with ordering.order(context, store) as order:
+            waiting, value = asyncio.run(run.start(order, deferrable=self.deferrable, read=_read))
+        self.job_ref = run.ref
+        return waiting, value
+
+    async def _execute_locally(self, context: Context, config: Any, store: RecordStore) -> Any:
+        identity = identity_of(context, self, store.scope)
         plan = self.local_plan(config, identity.name())
-        payload = self._payload(context)
-        spec_hash = hashlib.sha256(repr((plan, header_of(payload)["sha256"])).encode()).hexdigest()
-        store = RecordStore(context, durable=self.durable, spec_hash=spec_hash)
-        self._remove_leftover(store, identity, spec_hash)
-        for name in plan.not_applied:
-            self.log.warning("task_config: %s has no effect on this job of local ranks", name)
-        if plan.world_size is not None and (beyond := [r for r in self.log_ranks or () if r >= plan.world_size]):
-            self.log.warning("log_ranks: there is no rank %s among the %s of this job", beyond, plan.world_size)
-        return await self._run_local(plan, payload, identity.name(), store)
+        payload = self.payload(context)
+        store.spec_hash = self._ordering(config).spec_hash()
+        run = self._run = LocalRun(store, self.log, self.execution_timeout)
+        run.remove_leftover(identity.try_number)
+        options = self._ordering(config).local_options()
+        return await run.run(plan, payload, identity.name(), python=self.python, options=options, read=_read)
 
-    def _remove_leftover(self, store: RecordStore, identity: JobIdentity, spec_hash: str) -> None:
-        """End what an earlier try may have left behind; local processes are never adopted."""
-        record = store.read()
-        action = next_action(record, identity.try_number, spec_hash, outlives_worker=False)
-        if action is Action.REPLACE and record is not None and record.ref is not None:
-            host = record.ref.address.get("host")
-            if local.remove(record.ref):
-                self.log.info("Removed what try %s may have left on %s", record.try_number, host)
-            else:
-                self.log.warning("Try %s ran on %s; its processes end with its worker", record.try_number, host)
+    def execute_complete(
+        self, context: Context, event: Mapping[str, Any] | None = None, waiting: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Fetch the result of the job that a trigger has waited for."""
+        return self._permanent_errors(lambda: self._fetch(context, dict(event or {}), waiting))
 
-    async def _run_local(self, plan: LocalPlan, payload: bytes, name: str, store: RecordStore) -> Any:
-        store.write(Phase.SUBMITTING)
-        job = await local.LocalJob.start(plan, payload, name=name, python=self.python, options=self._spec_options())
-        self._job = job
-        started = time.monotonic()
+    def _fetch(self, context: Context, event: dict[str, Any], waiting: Mapping[str, Any] | None) -> Any:
+        config = self.final_config()
+        self.launcher = KUBERNETES
+        store = RecordStore(context, durable=self.durable)
+        ordering = self._ordering(config)
+        waits_for = ordering.waited_for(store, waiting)
+        store.spec_hash = ordering.spec_hash()
+        self.job_ref = waits_for.ref
+        run = self._run = ordering.kubernetes_run(store, self.log)
+        if "error" in event and not asyncio.run(run.is_over(waits_for.ref)):
+            ordering.leave_or_cancel(run, store, context, waits_for.ref)
+            raise DistribError(f"the trigger could not wait for the job: {event['error']}")
+        with ordering.order(context, store, submits=False) as order:
+            return asyncio.run(run.resume(order, waits_for, Ending.from_json(event), _read))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """As Airflow does; but a job whose trigger was lost is adopted or cancelled, not forgotten."""
         try:
-            store.write(Phase.SUBMITTED, job.ref)
-            if self._killed:
-                job.terminate()
-            self.log.info("Started %s: %s on %s, supervisor pid %s", name, plan.size, job.host, job.pid)
-            async with self._deadline(), _stop_without_parent(job):
-                async for line in job.lines():
-                    self.log.info("%s", prefixed(line))
-                code, left = await job.outcomes()
-            # Before anything else can go wrong: from here on nothing of the job is left.
-            await job.close()
-            if self._killed:
-                raise JobTerminated("the job was stopped by SIGTERM")
-            store.write(Phase.CONSUMED)
-            self.log.info("All ranks ended after %.1f s", time.monotonic() - started)
-            value, warnings = value_of(left, code, lambda path: ObjectStoragePath(path).read_text())
-        finally:
-            await job.close()
-        for warning in warnings:
-            self.log.warning("%s", warning)
-        return value
-
-    @contextlib.asynccontextmanager
-    async def _deadline(self) -> Any:
-        """Hold to ``execution_timeout`` ourselves as well.
-
-        Airflow raises its timeout from a signal handler; when that fires inside a callback
-        of the event loop, the loop logs it and goes on.
-        """
-        limit = self.execution_timeout.total_seconds() + 1 if self.execution_timeout else None
-        try:
-            async with asyncio.timeout(limit):
-                yield
-        except TimeoutError as error:
-            raise AirflowTaskTimeout(f"the job ran longer than execution_timeout={self.execution_timeout}") from error
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
+            store = RecordStore(context, durable=self.durable)
+            record = store.read()
+            if record is not None and record.ref is not None and record.ref.uid:
+                ordering = self._ordering(self.final_config())
+                store.spec_hash = record.spec_hash
+                late = isinstance(error, TaskDeferralTimeout)
+                ordering.leave_or_cancel(ordering.kubernetes_run(store, self.log), store, context, record.ref, late=late)
+            raise
 
     def on_kill(self) -> None:
-        """Stop the job; called in a signal handler, so it asks and does not wait.
-
-        ``execute`` goes on after it, sees the job end and raises.
-        """
-        self._killed = True
-        if self._job is not None:
-            self._job.terminate()
+        """Stop the job; called in a signal handler of the process that runs ``execute``."""
+        if self._run is not None:
+            self._run.kill()
 
 
-@contextlib.asynccontextmanager
-async def _stop_without_parent(job: local.LocalJob) -> Any:
-    """Stop the job when Airflow's supervisor of this task dies: nobody could mark it failed."""
-    parent = os.getppid()
-    orphaned = False
+def _read(path: str) -> str:
+    return str(ObjectStoragePath(path).read_text())
 
-    async def watch() -> None:
-        nonlocal orphaned
-        while os.getppid() == parent:  # noqa: ASYNC110 - a parent's death is no event of this loop
-            await asyncio.sleep(0.5)
-        orphaned = True
-        job.terminate()
 
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
-    if orphaned:
-        raise JobTerminated("the Airflow worker that ran this task is gone")
+def _place(name: str, given: Any) -> Any:
+    if given is not None and not isinstance(given, str | os.PathLike | ObjectStoragePath):
+        raise ConfigError(name, f"must be a path or a URL; got {given!r}")
+    return given
 
 
 def _log_ranks(given: Any) -> list[int] | None:
@@ -299,12 +364,3 @@ def _log_ranks(given: Any) -> list[int] | None:
     if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
         raise ConfigError("log_ranks", f'must be a list of ranks such as [0, 1], or "all"; got {given!r}')
     return list(given)
-
-
-def _identity(context: Context | None, operator: BaseOperator) -> JobIdentity:
-    if context is None:
-        dag_id = operator.dag_id
-        return JobIdentity(dag_id, "render", operator.task_id, -1, 1)
-    ti = context["ti"]
-    map_index = -1 if ti.map_index is None else ti.map_index
-    return JobIdentity(ti.dag_id, ti.run_id, ti.task_id, map_index, ti.try_number)

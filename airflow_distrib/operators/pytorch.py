@@ -4,39 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_distrib.backends.elastic import cluster as elastic_cluster
 from airflow_distrib.backends.elastic import render as elastic_render
 from airflow_distrib.backends.elastic.config import Elastic
+from airflow_distrib.backends.kubernetes.kind import Rendered
+from airflow_distrib.backends.kubernetes.manifest import Task
 from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.backends.pytorchjob import render as pytorchjob_render
 from airflow_distrib.backends.pytorchjob.config import PyTorchJob
 from airflow_distrib.core import config as configs
-from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.operators.base import LOCAL, DistributedJobOperator
+from airflow_distrib.operators.base import KUBERNETES, LOCAL, DistributedJobOperator
 
 
 class ElasticOperator(DistributedJobOperator):
     """Run a function under torchrun's elastic agent; see :class:`~airflow_distrib.Elastic`.
 
-    One node runs on the Airflow worker. ``launcher="local"`` runs several nodes there too,
-    each with an agent of its own, which is a way to try a multi-node job. Arguments are those
-    of :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
+    One node runs on the Airflow worker, or in a Pod when ``kubernetes_conn_id``, an image, a
+    command or a manifest is given. Several nodes run as a PyTorchJob of the training-operator.
+    ``launcher="local"`` runs several nodes on the worker too, each with an agent of its own,
+    which is a way to try a multi-node job. Arguments are those of
+    :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
     """
 
     config_type = Elastic
+    launchers = (LOCAL, KUBERNETES)
 
-    def check_final(self, config: Any) -> None:
-        """Several nodes on one machine are a trial, so they have to be asked for."""
-        nodes = config.nnodes
-        if not configs.is_template(nodes) and config.max_nodes > 1 and self._asked_launcher != LOCAL:
-            raise ConfigError(
-                "nnodes",
-                f"{nodes!r} nodes need a cluster, which this release cannot reach yet; "
-                "launcher='local' runs them on the Airflow worker",
-            )
+    def choose_launcher(self, config: Any) -> str:
+        """A cluster for several nodes, and where anything but the function asks for one."""
+        if self._asked_launcher:
+            return super().choose_launcher(config)
+        asked = self._asked_connection or self.command is not None or self.manifest is not None
+        if isinstance(config, Elastic):
+            several = not configs.is_template(config.nnodes) and config.max_nodes > 1
+            asked = asked or several or config.image is not None
+        return KUBERNETES if asked else LOCAL
 
     def local_plan(self, config: Elastic, rendezvous_id: str) -> LocalPlan:
         """One agent a node, or the function alone for a single rank."""
         return elastic_render.local_plan(config, rendezvous_id)
+
+    def cluster(self, config: Elastic, task: Task) -> Rendered:
+        """A PyTorchJob of workers, or a Pod."""
+        return elastic_cluster.cluster(config, task)
 
 
 class PyTorchJobOperator(DistributedJobOperator):
@@ -46,12 +55,12 @@ class PyTorchJobOperator(DistributedJobOperator):
     """
 
     config_type = PyTorchJob
-    launchers = ("kubernetes", LOCAL)
-    missing_launchers = {
-        "kubernetes": "PyTorchJobs on Kubernetes are not part of this release; launcher='local' (or launcher = local "
-        "in section [airflow_distrib] of airflow.cfg) runs the ranks on the Airflow worker"
-    }
+    launchers = (KUBERNETES, LOCAL)
 
     def local_plan(self, config: PyTorchJob, rendezvous_id: str) -> LocalPlan:
         """Master and workers as local ranks."""
         return pytorchjob_render.local_plan(config, rendezvous_id)
+
+    def cluster(self, config: PyTorchJob, task: Task) -> Rendered:
+        """A PyTorchJob."""
+        return pytorchjob_render.cluster(config, task)

@@ -7,7 +7,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from airflow_distrib.core.diagnosis import hint_for
-from airflow_distrib.core.errors import DistribError, JobTerminated, RankFailed, ResultMissing
+from airflow_distrib.core.errors import (
+    DistribError,
+    JobFailed,
+    JobLost,
+    JobNotStarted,
+    JobPreempted,
+    JobTerminated,
+    JobTimedOut,
+    ProblemError,
+    RankFailed,
+    ResultMissing,
+)
+from airflow_distrib.core.status import Problem
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
 
@@ -48,3 +60,31 @@ def error_of(outcomes_left: Sequence[Outcome], exit_code: int) -> DistribError |
         return JobTerminated(first.message or "the job was stopped")
     others = [each for each in bad if each is not first and each.kind == outcomes.FAILURE]
     return RankFailed(first, others, hint_for(first))
+
+
+# Every other reason is of a job that never ran.
+_ENDED = {
+    "Deleted": JobLost,
+    "NodeLost": JobLost,
+    "Preempted": JobPreempted,
+    "TimedOut": JobTimedOut,
+}
+_NOT_STARTED = frozenset(
+    {
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "ImagePullFailed",
+        "InvalidImageName",
+        "NoController",
+        "PodsRefused",
+        "QuotaExceeded",
+        "SpecRejected",
+        "Unschedulable",
+        "VolumeNotMounted",
+    }
+)
+
+
+def problem_error(problem: Problem) -> ProblemError:
+    """The error that a problem stands for."""
+    return _ENDED.get(problem.reason, JobNotStarted if problem.reason in _NOT_STARTED else JobFailed)(problem)

@@ -28,7 +28,7 @@ def main(arguments: List[str]) -> int:
         os._exit(status)
     from airflow_distrib.runner.supervisor import Supervisor
 
-    return Supervisor(spec.read(arguments[0]), archive=sys.argv[0]).run()
+    return Supervisor(spec.settle(spec.read(arguments[0])), archive=sys.argv[0]).run()
 
 
 if __name__ == "__main__":

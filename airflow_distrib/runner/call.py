@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import inspect
 import logging
 import os
@@ -19,8 +20,10 @@ from airflow_distrib.runner.spec import Spec
 
 def load(spec: Spec) -> payload.Call:
     """Read and check the payload that ``spec`` names."""
-    with open(spec.payload, "rb") as file:
-        return payload.unwrap(file.read())
+    data = payload.fetch(spec.payload)
+    if spec.payload_sha256 and hashlib.sha256(data).hexdigest() != spec.payload_sha256:
+        raise payload.PayloadError("{} is not what this job was submitted with: its digest differs".format(spec.payload))
+    return payload.unwrap(data)
 
 
 def run(spec: Spec, rank: Rank, call: Optional[payload.Call] = None) -> int:

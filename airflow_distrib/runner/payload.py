@@ -33,6 +33,29 @@ def python_version() -> str:
     return "{}.{}".format(*sys.version_info[:2])
 
 
+def fetch(place: str) -> bytes:
+    """Read a payload from a path or, where fsspec is installed, from a URL.
+
+    Raises:
+        PayloadError: the URL needs a library that is not there.
+    """
+    scheme, separator, path = place.partition("://")
+    if not separator or scheme == "file":
+        with open(path if separator else place, "rb") as file:
+            return file.read()
+    try:
+        import fsspec
+
+        with fsspec.open(place, "rb") as file:
+            return bytes(file.read())
+    except ImportError as error:
+        raise PayloadError(
+            "payload_path {} needs fsspec and the library for {}:// where the ranks run: {}".format(
+                place, scheme, error
+            )
+        ) from None
+
+
 def wrap(pickled: bytes, function: str) -> bytes:
     """Put the header before a pickle of a :class:`Call` written by this interpreter."""
     header = {

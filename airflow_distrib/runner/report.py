@@ -22,6 +22,7 @@ from airflow_distrib.runner.outcome import Outcome
 # Kubernetes keeps this much of /dev/termination-log.
 MAX_TERMINATION_BYTES = 4096
 FRAME_CHARACTERS = 8192
+FRAME_MARK = "::airflow-distrib "
 _FRAME = re.compile(r"^::airflow-distrib (?P<digest>[0-9a-f]{16}) (?P<index>\d+)/(?P<count>\d+) (?P<data>\S*)$")
 _INLINE = "z:"
 

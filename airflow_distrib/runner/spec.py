@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 FORMAT = 1
@@ -14,6 +15,8 @@ RANKS = "ranks"
 ENVIRONMENT = "environment"
 # torch's elastic agent numbers and restarts the ranks.
 ELASTIC = "elastic"
+# A command such as mpirun starts the ranks elsewhere; they report to this supervisor.
+LAUNCHER = "launcher"
 
 
 class ElasticSpec(NamedTuple):
@@ -36,8 +39,9 @@ class Spec(NamedTuple):
     """One job on one machine.
 
     Attributes:
-        mode: :data:`RANKS`, :data:`ENVIRONMENT` or :data:`ELASTIC`.
-        directory: holds the payload, the outcomes and the streams; private to the user.
+        mode: :data:`RANKS`, :data:`ENVIRONMENT`, :data:`ELASTIC` or :data:`LAUNCHER`.
+        directory: holds the payload, the outcomes and the streams; private to the user. Empty
+            lets the supervisor make one, below ``scratch`` if that is a folder.
         processes: ranks to start (RANKS) or agents to start (ELASTIC).
         log_ranks: ranks whose lines are passed on; None is all of them.
         result_path: where rank 0 writes a result that is too large to travel along.
@@ -45,6 +49,13 @@ class Spec(NamedTuple):
         termination_log: a pod's termination message file; the outcome goes there, or to the end
             of the log when it is too large.
         lifeline: stop when standard input ends, that is when the starter died.
+        payload_file: where the payload is, if not in ``directory``: a path, or a URL.
+        payload_sha256: digest that a payload from elsewhere must have before it is loaded.
+        reports: the outcome goes to the launcher's supervisor, whose address is in the
+            environment variable :data:`airflow_distrib.runner.collector.ADDRESS`.
+        token: what a report must carry.
+        command: what to start (LAUNCHER).
+        hostfile: hosts that must answer on ``ssh_port`` before ``command`` is started.
     """
 
     mode: str
@@ -56,11 +67,19 @@ class Spec(NamedTuple):
     termination_log: Optional[str] = None
     lifeline: bool = False
     elastic: Optional[ElasticSpec] = None
+    scratch: Optional[str] = None
+    payload_file: Optional[str] = None
+    payload_sha256: Optional[str] = None
+    reports: bool = False
+    token: str = ""
+    command: List[str] = []
+    hostfile: Optional[str] = None
+    ssh_port: int = 22
 
     @property
     def payload(self) -> str:
-        """Path of the packed function."""
-        return os.path.join(self.directory, "payload")
+        """Path or URL of the packed function."""
+        return self.payload_file or os.path.join(self.directory, "payload")
 
     def to_json(self) -> str:
         """Render for :func:`read`."""
@@ -78,3 +97,14 @@ def read(path: str) -> Spec:
     if fields["elastic"] is not None:
         fields["elastic"] = ElasticSpec(**fields["elastic"])
     return Spec(**fields)
+
+
+def settle(spec: Spec) -> Spec:
+    """Give a spec that came without a folder a private one of its own, with itself in it."""
+    if spec.directory:
+        return spec
+    below = spec.scratch if spec.scratch and os.access(spec.scratch, os.W_OK) else None
+    settled = spec._replace(directory=tempfile.mkdtemp(prefix="airflow-distrib-", dir=below))
+    with open(os.path.join(settled.directory, "spec.json"), "w", encoding="utf-8") as file:
+        file.write(settled.to_json())
+    return settled

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any, Deque, Dict, List, Optional
 
-from airflow_distrib.runner import outcome, process, report
+from airflow_distrib.runner import collector, launcher, outcome, process, report
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.lines import LineSplitter, RankLine, parse, prefixed
 from airflow_distrib.runner.outcome import Outcome
@@ -90,8 +90,8 @@ class Supervisor:
             os.killpg(os.getpgrp(), signal.SIGKILL)
         self._leave_outcomes()
         left = report.collect(self.spec.directory)
-        if self.spec.termination_log:
-            self._publish(left, self.spec.termination_log)
+        if self.spec.termination_log or self.spec.reports:
+            self._publish(left)
         if self._stopped_by is not None:
             return 128 + self._stopped_by
         well = all(child.code == 0 for child in self.children) and all(each.kind == outcome.SUCCESS for each in left)
@@ -99,17 +99,34 @@ class Supervisor:
 
     def _start(self) -> None:
         base = {**os.environ, "PYTHONUNBUFFERED": "1", process.PARENT: str(os.getpid())}
+        if self.spec.mode == specs.LAUNCHER:
+            base = self._open_for_reports(base)
         python = [sys.executable, "-u", self._archive]
         path = os.path.join(self.spec.directory, "spec.json")
         for number in range(self.spec.processes):
-            if self.spec.mode == specs.ELASTIC:
+            if self.spec.mode == specs.LAUNCHER:
+                child = Child(launcher.known_variables(self.spec.command, base), base, None)
+            elif self.spec.mode == specs.ELASTIC:
                 child = Child([*python, "--agent", path, str(number)], base, None)
             elif self.spec.mode == specs.RANKS:
                 child = Child([*python, "--rank", path], {**base, **self._numbers(number)}, number)
             else:
                 child = Child([*python, "--rank", path], base, from_env(base).rank)
             self.children.append(child)
+            if self._stopped_by is not None:
+                child.end(signal.SIGTERM)
             self._selector.register(child.output, selectors.EVENT_READ, child)  # type: ignore[arg-type] # open here
+
+    def _open_for_reports(self, base: Dict[str, str]) -> Dict[str, str]:
+        """Be ready for what the ranks will report, and see that their hosts can be reached."""
+        address = collector.Collector(self.spec.directory, self.spec.token).start()
+        if self.spec.hostfile:
+            launcher.wait_for_hosts(self.spec.hostfile, self.spec.ssh_port, self._say, self._goes_on)
+        return {**base, collector.ADDRESS: address}
+
+    def _goes_on(self) -> bool:
+        self._take_signals()
+        return self._stopped_by is None
 
     def _numbers(self, number: int) -> Dict[str, str]:
         count = str(self.spec.processes)
@@ -232,22 +249,27 @@ class Supervisor:
         failed = any(each.kind == outcome.FAILURE for each in report.collect(self.spec.directory))
         for node, child in enumerate(self.children):
             if child.rank is None and child.code != 0 and not failed and self._stopped_by is None:
-                report.leave(self.spec.directory, self._ended_silently(child, "torch's agent"), "agent-{}".format(node))
+                report.leave(self.spec.directory, self._ended_silently(child, self._launcher_name()), "agent-{}".format(node))
         if self._stopped_by is not None:
             name = process.signal_name(self._stopped_by)
             stopped = outcome.now(outcome.TERMINATED, None, message="the job was stopped by {}".format(name))
             report.leave(self.spec.directory, stopped._replace(time=self._stopped_at), "supervisor")
 
-    def _publish(self, left: List[Outcome], termination_log: str) -> None:
-        """Leave a pod's one document: what failed first in it, or how its lowest rank ended."""
-        document = outcome.earliest_failure(left) or left[0]
+    def _launcher_name(self) -> str:
+        return "torch's agent" if self.spec.mode == specs.ELASTIC else os.path.basename(self.spec.command[0])
+
+    def _publish(self, left: List[Outcome]) -> None:
+        """Leave one document: what failed first here, or how the lowest rank ended."""
+        document = outcome.earliest_failure(left) or (left[0] if left else None)
+        if document is None or (self.spec.reports and collector.send(document, self.spec.token, os.environ)):
+            return
         message = report.termination_message(document)
-        if message is None:
+        if message is None or not self.spec.termination_log:
             for line in report.frames(document):
                 self._say(line)
             return
         # Not by replacing: in a pod this file is a mount.
-        with open(termination_log, "w", encoding="ascii") as file:
+        with open(self.spec.termination_log, "w", encoding="ascii") as file:
             file.write(message)
 
     def _judge(self, child: Child, told: Optional[Outcome]) -> Outcome:

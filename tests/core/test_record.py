@@ -15,7 +15,7 @@ REF = JobRef("local", "name", "1:2", {"host": "h"})
 NEXT_TRY = {
     Phase.SUBMITTING: Action.ADOPT,
     Phase.SUBMITTED: Action.ADOPT,
-    Phase.DEFERRED: Action.REPLACE,
+    Phase.DEFERRED: Action.ADOPT_IF_OVER,
     Phase.RESUMED: Action.ADOPT,
     Phase.TRIGGER_LOST: Action.ADOPT,
     Phase.CONSUMED: Action.SUBMIT,
@@ -37,7 +37,7 @@ def expected(phase: Phase, *, later: bool, same_spec: bool, outlives: bool) -> A
 )
 def test_every_transition(phase: Phase, recorded: int, same_spec: bool, outlives: bool) -> None:
     """All phases, earlier, same and later tries, same and changed specs, both kinds of systems."""
-    record = JobRecord(phase, recorded, "spec", REF)
+    record = JobRecord(phase, recorded, "spec", "scope", REF)
     action = next_action(record, 2, "spec" if same_spec else "other", outlives_worker=outlives)
     assert action is expected(phase, later=recorded <= 2, same_spec=same_spec, outlives=outlives)
 
@@ -51,7 +51,7 @@ def test_without_a_record_the_job_is_submitted() -> None:
 @pytest.mark.parametrize("phase", list(Phase))
 def test_a_record_comes_back_as_it_was(phase: Phase, ref: JobRef | None) -> None:
     """From plain JSON values."""
-    record = JobRecord(phase, 3, "abc", ref)
+    record = JobRecord(phase, 3, "abc", "scope", ref)
     assert JobRecord.from_json(record.to_json()) == record
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from airflow_distrib.backends.kubernetes.options import ClusterConfig
 from airflow_distrib.core import config
-from airflow_distrib.core.config import Check, Config
+from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.resources import Replica, Resources, RestartPolicy
 
 _SECONDS = config.seconds()
 
@@ -78,7 +80,7 @@ def _endpoint(name: str, value: Any) -> str:
     return str(value)
 
 
-class Elastic(Config):
+class Elastic(ClusterConfig):
     """A function on every rank that torch's elastic agent starts, and restarts when one fails.
 
     Attributes:
@@ -91,16 +93,22 @@ class Elastic(Config):
         monitor_interval: seconds between looks at the ranks.
         max_restarts: restarts of all ranks after one failed. torchrun's default, 0.
         rdzv_backend: "c10d" needs no server; "static" is a fixed list of nodes.
-        rdzv_endpoint: "host:port" of the rendezvous; None picks a free port.
+        rdzv_endpoint: "host:port" of the rendezvous; None picks a free port, and on
+            Kubernetes the first worker.
         rdzv_configs: further settings of the rendezvous, merged over the defaults of 900
             seconds for ``timeout``, ``join_timeout`` and ``read_timeout``.
-        env: environment variables for the ranks.
         nccl_heartbeat_timeout_sec: TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC; None leaves torch's.
         nccl_async_error_handling: TORCH_NCCL_ASYNC_ERROR_HANDLING: True tears a rank down
             when a collective fails; None leaves torch's.
         nccl_collective_timeout_sec: after how many seconds a collective gives up: the
             default of ``init_process_group(timeout=...)``, for every backend.
         nccl_enable_monitoring: TORCH_NCCL_ENABLE_MONITORING; None leaves torch's.
+        requests: what the scheduler sets aside for each node's pod.
+        limits: what each node's pod may use at most.
+        restart_policy: what happens to a pod that ended, "Never" by default.
+
+    The options of :class:`~airflow_distrib.backends.kubernetes.options.ClusterConfig` are for
+    Kubernetes.
     """
 
     nnodes: int | str = 1
@@ -111,13 +119,16 @@ class Elastic(Config):
     rdzv_backend: str = "c10d"
     rdzv_endpoint: str | None = None
     rdzv_configs: Mapping[str, Any] | None = None
-    env: Mapping[str, str] | None = None
     nccl_heartbeat_timeout_sec: int | str | None = 300
     nccl_async_error_handling: bool | str | None = None
     nccl_collective_timeout_sec: int | str | None = None
     nccl_enable_monitoring: bool | str | None = True
+    requests: Resources | Mapping[str, Any] | None = None
+    limits: Resources | Mapping[str, Any] | None = None
+    restart_policy: RestartPolicy | str | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
+        **ClusterConfig.checks,
         "nnodes": _nodes,
         "nproc_per_node": _processes,
         "start_method": config.one_of("spawn", "fork"),
@@ -126,14 +137,17 @@ class Elastic(Config):
         "rdzv_backend": config.one_of("c10d", "static"),
         "rdzv_endpoint": _endpoint,
         "rdzv_configs": _rendezvous,
-        "env": config.environment,
         "nccl_heartbeat_timeout_sec": config.whole(1),
         "nccl_async_error_handling": config.flag,
         "nccl_collective_timeout_sec": config.whole(1),
         "nccl_enable_monitoring": config.flag,
+        "requests": config.of(Resources),
+        "limits": config.of(Resources),
+        "restart_policy": config.member(RestartPolicy),
     }
 
     def check_together(self) -> None:
+        Replica(requests=self.requests, limits=self.limits)
         if self.rdzv_backend == "static" and self.min_nodes != self.max_nodes:
             raise ConfigError("rdzv_backend", f"'static' needs a fixed number of nodes, not nnodes={self.nnodes!r}")
 
@@ -151,6 +165,10 @@ class Elastic(Config):
     def calls_directly(self) -> bool:
         """One rank that is never restarted needs no agent, and so no torch."""
         return self.max_nodes == 1 and self.nproc_per_node == 1 and self.max_restarts == 0
+
+    def with_environment(self, defaults: Mapping[str, str]) -> Self:
+        """A copy whose ``env`` has these variables too, unless it sets them itself."""
+        return self.merged({"env": {**defaults, **(self.env or {})}})
 
     def rendezvous(self) -> dict[str, Any]:
         """``rdzv_configs`` over the defaults."""

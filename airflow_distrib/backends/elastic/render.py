@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from airflow_distrib.backends.elastic.config import Elastic
+from airflow_distrib.backends.kubernetes.options import cluster_only
 from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import ElasticSpec
@@ -26,10 +27,23 @@ def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
     Args:
         rendezvous_id: must differ between tries, or a new try meets the old one's nodes.
     """
+    idle = cluster_only(config) + [name for name in ("requests", "limits", "restart_policy") if getattr(config, name)]
     if config.calls_directly:
-        idle = tuple(name for name in config.serialize() if name in _AGENT_ONLY)
-        return LocalPlan(specs.RANKS, 1, config.env or {}, nccl_environment(config), not_applied=idle)
-    elastic = ElasticSpec(
+        idle += [name for name in config.serialize() if name in _AGENT_ONLY]
+        return LocalPlan(specs.RANKS, 1, config.env or {}, nccl_environment(config), not_applied=tuple(idle))
+    return LocalPlan(
+        specs.ELASTIC,
+        config.max_nodes,
+        env=config.env or {},
+        env_defaults=nccl_environment(config),
+        elastic=elastic_spec(config, rendezvous_id),
+        not_applied=tuple(idle),
+    )
+
+
+def elastic_spec(config: Elastic, rendezvous_id: str) -> ElasticSpec:
+    """Arguments of torch's agent."""
+    return ElasticSpec(
         nproc_per_node=config.nproc_per_node,
         min_nodes=config.min_nodes,
         max_nodes=config.max_nodes,
@@ -41,13 +55,6 @@ def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
         rdzv_configs=config.rendezvous(),
         rdzv_id=rendezvous_id,
         collective_timeout=int(config.nccl_collective_timeout_sec) if config.nccl_collective_timeout_sec else None,
-    )
-    return LocalPlan(
-        specs.ELASTIC,
-        config.max_nodes,
-        env=config.env or {},
-        env_defaults=nccl_environment(config),
-        elastic=elastic,
     )
 
 

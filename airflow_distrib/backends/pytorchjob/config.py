@@ -6,50 +6,35 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from airflow_distrib.core import config, resources
-from airflow_distrib.core.config import Check, Config
+from airflow_distrib.backends.kubernetes.options import ClusterConfig
+from airflow_distrib.core import config
+from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, RunPolicy
+from airflow_distrib.core.resources import Replica
 
 
-def _shared_memory(name: str, value: Any) -> bool | str:
-    rendered = isinstance(value, str) and value.lower() in ("true", "false")
-    return config.flag(name, value) if rendered or isinstance(value, bool) else resources.quantity(name, value)
-
-
-class PyTorchJob(Config):
+class PyTorchJob(ClusterConfig):
     """A function on one master and some workers: rank 0 is the master, then the workers.
 
     Attributes:
-        image: image of all replicas that name none themselves.
         master: the one master; None is a master like the workers.
         worker: the workers; ``replicas`` is required, 0 leaves the master alone.
-        run_policy: how the job ends.
-        shared_memory: size of /dev/shm such as "2Gi"; True for as much as memory allows.
-        pod_template: a PodTemplateSpec for every replica to start from.
-        env: environment variables for the ranks.
         num_workers: deprecated, ``worker.replicas``.
         increase_shared_mem: deprecated, ``shared_memory=True``.
+
+    All other options are those of every job on Kubernetes:
+    :class:`~airflow_distrib.backends.kubernetes.options.ClusterConfig`.
     """
 
-    image: str | None = None
     master: Replica | Mapping[str, Any] | None = None
     worker: Replica | Mapping[str, Any] | None = None
-    run_policy: RunPolicy | Mapping[str, Any] | None = None
-    shared_memory: bool | str | None = None
-    pod_template: Mapping[str, Any] | None = None
-    env: Mapping[str, str] | None = None
     num_workers: int | str | None = None
     increase_shared_mem: bool | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
-        "image": config.text,
+        **ClusterConfig.checks,
         "master": config.of(Replica),
         "worker": config.of(Replica),
-        "run_policy": config.of(RunPolicy),
-        "shared_memory": _shared_memory,
-        "pod_template": resources.check_pod_template,
-        "env": config.environment,
         "num_workers": config.whole(0),
         "increase_shared_mem": config.flag,
     }

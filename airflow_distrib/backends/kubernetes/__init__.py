@@ -1,0 +1,1 @@
+"""What all jobs on Kubernetes share: options, pods, submission, judgement, logs."""

@@ -1,0 +1,65 @@
+"""Merging of Kubernetes objects: what is written last wins, and nothing is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Lists of objects that Kubernetes itself merges by a key of theirs (its "patchMergeKey").
+# https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/
+KEYS = {
+    "containers": "name",
+    "ephemeralContainers": "name",
+    "env": "name",
+    "hostAliases": "ip",
+    "imagePullSecrets": "name",
+    "initContainers": "name",
+    "ports": "containerPort",
+    "resourceClaims": "name",
+    "topologySpreadConstraints": "topologyKey",
+    "volumeDevices": "devicePath",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
+}
+
+# Every toleration of a list counts, so both lists do.
+JOINED = frozenset({"tolerations", "envFrom"})
+
+
+def merged(base: Any, over: Any, field: str = "") -> Any:
+    """Merge ``over`` into ``base`` without changing either.
+
+    Mappings are merged key by key, and a None removes the key. Lists of named objects are
+    merged by name, tolerations are joined, every other list and value is replaced.
+    """
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        result = dict(base)
+        for key, value in over.items():
+            if value is None:
+                result.pop(key, None)
+            else:
+                result[key] = merged(base.get(key), value, str(key))
+        return result
+    if _is_list(base) and _is_list(over):
+        if field in KEYS:
+            return _by_key(base, over, KEYS[field])
+        if field in JOINED:
+            return [*base, *(item for item in over if item not in base)]
+    if isinstance(over, Mapping):
+        return merged({}, over, field)
+    return list(over) if _is_list(over) else over
+
+
+def _by_key(base: Sequence[Any], over: Sequence[Any], key: str) -> list[Any]:
+    result = list(base)
+    for item in over:
+        places = [index for index, known in enumerate(result) if known.get(key) == item.get(key)]
+        if places:
+            result[places[0]] = merged(result[places[0]], item)
+        else:
+            result.append(merged({}, item))
+    return result
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)

@@ -1,0 +1,242 @@
+"""Options that every job on a Kubernetes cluster takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow_distrib.core import config, podfields, resources
+from airflow_distrib.core.config import Check, Config
+from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.identity import PREFIX
+from airflow_distrib.core.resources import Replica, RunPolicy
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+_LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+def _shared_memory(name: str, value: Any) -> bool | str:
+    """Check for a size, or True for as much as the pod's memory allows."""
+    rendered = isinstance(value, str) and value.lower() in ("true", "false")
+    return config.flag(name, value) if rendered or isinstance(value, bool) else resources.quantity(name, value)
+
+
+def _named(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(name, f"must be a mapping of names to values; got {value!r}")
+    for key, item in value.items():
+        if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
+            raise ConfigError(name, f"{key!r} cannot be the name of a label or annotation")
+        if key.startswith(PREFIX):
+            raise ConfigError(f"{name}[{key!r}]", f"names with {PREFIX} are this package's own")
+        if not isinstance(item, str) and not config.is_template(item):
+            raise ConfigError(f"{name}[{key!r}]", f"must be text; write {str(item)!r} instead of {item!r}")
+    return dict(value)
+
+
+def _labels(name: str, value: Any) -> dict[str, str]:
+    for key, item in (found := _named(name, value)).items():
+        if not config.is_template(item) and not _LABEL_VALUE.fullmatch(item):
+            raise ConfigError(f"{name}[{key!r}]", f"{item!r} cannot be the value of a label")
+    return found
+
+
+def _secrets(name: str, value: Any) -> dict[str, dict[str, str]]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(name, f"must be a mapping of variables to 'secret/key'; got {value!r}")
+    return {variable: _secret_key(f"{name}[{variable!r}]", variable, given) for variable, given in value.items()}
+
+
+def _secret_key(name: str, variable: Any, given: Any) -> dict[str, str]:
+    if not isinstance(variable, str) or not _ENV_NAME.fullmatch(variable):
+        raise ConfigError(name, f"{variable!r} cannot be the name of an environment variable")
+    if isinstance(given, str):
+        secret, slash, key = given.partition("/")
+        given = {"name": secret, "key": key} if slash else given
+    if not isinstance(given, Mapping) or set(given) != {"name", "key"} or not all(given.values()):
+        # The value is not shown: it may be the secret itself, put here by mistake.
+        raise ConfigError(name, "must name a Kubernetes Secret and a key in it, such as 'db-login/password'")
+    return {"name": str(given["name"]), "key": str(given["key"])}
+
+
+def _objects(*required: str) -> Check:
+    """Check for a list of Kubernetes objects that have certain keys."""
+
+    def check(name: str, value: Any) -> list[Any]:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ConfigError(name, f"must be a list of mappings as in a pod's spec; got {value!r}")
+        for index, item in enumerate(value):
+            missing = set(required) - set(item) if isinstance(item, Mapping) else True
+            if missing:
+                raise ConfigError(f"{name}[{index}]", f"must be a mapping with {' and '.join(required)}; got {item!r}")
+        return [dict(item) for item in value]
+
+    return check
+
+
+def _tolerations(name: str, value: Any) -> list[Any]:
+    found: list[Any] = _objects()(name, value)
+    for index, item in enumerate(found):
+        if unknown := set(item) - {"key", "operator", "value", "effect", "tolerationSeconds"}:
+            raise ConfigError(f"{name}[{index}].{sorted(unknown)[0]}", "a toleration has no such field")
+    return found
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) and v for v in value):
+        raise ConfigError(name, f"must be a list of names; got {value!r}")
+    return list(value)
+
+
+def _affinity(name: str, value: Any) -> dict[str, Any]:
+    known = ("nodeAffinity", "podAffinity", "podAntiAffinity")
+    if not isinstance(value, Mapping) or not value or not set(value) <= set(known):
+        raise ConfigError(name, f"must be a mapping with {', '.join(known)}; got {value!r}")
+    return dict(value)
+
+
+def _namespace(name: str, value: Any) -> str:
+    """Check for the name of a namespace."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise ConfigError(name, f"must be the name of a namespace: lower-case letters, digits and '-'; got {value!r}")
+    return value
+
+
+class SchedulingPolicy(Config):
+    """Gang scheduling: how many pods have to find a place before any starts.
+
+    It takes effect where the operator was started with a gang scheduler
+    (``--gang-scheduler-name``: Volcano or the scheduler-plugins).
+
+    Attributes:
+        min_available: pods that have to find a place together; None is all of them.
+        queue: queue of the gang scheduler.
+        priority_class: priority of the group.
+        min_resources: resources the group needs at least, by Kubernetes' names.
+        schedule_timeout_seconds: seconds to wait for a place.
+    """
+
+    min_available: int | str | None = None
+    queue: str | None = None
+    priority_class: str | None = None
+    min_resources: Mapping[str, str | int] | None = None
+    schedule_timeout_seconds: int | str | None = None
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "min_available": config.whole(1),
+        "queue": config.text,
+        "priority_class": config.text,
+        "min_resources": resources.quantities,
+        "schedule_timeout_seconds": config.whole(0),
+    }
+
+
+class ClusterConfig(Config):
+    """Options of every job on Kubernetes. Objects of Kubernetes' own are written as it writes them.
+
+    Attributes:
+        image: image of all replicas that name none themselves.
+        env: environment variables for the ranks.
+        env_secrets: environment variables from Secrets of the cluster, such as
+            ``{"TOKEN": "hub-login/token"}``; the values never pass through Airflow.
+        run_policy: how the job ends.
+        shared_memory: size of /dev/shm such as "2Gi"; True for as much as memory allows.
+        pod_template: a PodTemplateSpec for every replica to start from; the other options
+            are merged over it.
+        node_selector: labels a node must have.
+        tolerations: taints of nodes to put up with.
+        affinity: rules about nodes and about pods beside which to run.
+        priority_class: name of a PriorityClass.
+        scheduler_name: another scheduler than the cluster's default.
+        service_account: the account of the pods.
+        image_pull_secrets: names of Secrets for the registry.
+        image_pull_policy: "Always", "IfNotPresent" or "Never".
+        volumes, volume_mounts: as in a pod and in a container.
+        labels, annotations: for the job and for its pods.
+        namespace: None takes the connection's.
+        queue: Kueue's queue (label ``kueue.x-k8s.io/queue-name``); a job that waits in it waits.
+        suspend: create the job suspended; somebody else has to resume it.
+        scheduling_policy: gang scheduling.
+    """
+
+    image: str | None = None
+    env: Mapping[str, str] | None = None
+    env_secrets: Mapping[str, str | Mapping[str, str]] | None = None
+    run_policy: RunPolicy | Mapping[str, Any] | None = None
+    shared_memory: bool | str | None = None
+    pod_template: Mapping[str, Any] | None = None
+    node_selector: Mapping[str, str] | None = None
+    tolerations: Sequence[Mapping[str, Any]] | None = None
+    affinity: Mapping[str, Any] | None = None
+    priority_class: str | None = None
+    scheduler_name: str | None = None
+    service_account: str | None = None
+    image_pull_secrets: Sequence[str] | None = None
+    image_pull_policy: str | None = None
+    volumes: Sequence[Mapping[str, Any]] | None = None
+    volume_mounts: Sequence[Mapping[str, Any]] | None = None
+    labels: Mapping[str, str] | None = None
+    annotations: Mapping[str, str] | None = None
+    namespace: str | None = None
+    queue: str | None = None
+    suspend: bool | str | None = None
+    scheduling_policy: SchedulingPolicy | Mapping[str, Any] | None = None
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "image": config.text,
+        "env": config.environment,
+        "env_secrets": _secrets,
+        "run_policy": config.of(RunPolicy),
+        "shared_memory": _shared_memory,
+        "pod_template": podfields.check_pod_template,
+        "node_selector": _labels,
+        "tolerations": _tolerations,
+        "affinity": _affinity,
+        "priority_class": config.text,
+        "scheduler_name": config.text,
+        "service_account": config.text,
+        "image_pull_secrets": _texts,
+        "image_pull_policy": config.one_of("Always", "IfNotPresent", "Never"),
+        "volumes": _objects("name"),
+        "volume_mounts": _objects("name", "mountPath"),
+        "labels": _labels,
+        "annotations": _named,
+        "namespace": _namespace,
+        "queue": config.text,
+        "suspend": config.flag,
+        "scheduling_policy": config.of(SchedulingPolicy),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        both = set(self.env or {}) & set(self.env_secrets or {})
+        if both:
+            raise ConfigError(f"env_secrets[{min(both)!r}]", "is in env as well; leave one of them")
+        self._check_mounts()
+
+    def _check_mounts(self) -> None:
+        mounts = self.volume_mounts or ()
+        if any(map(config.is_template, (self.volumes, self.volume_mounts, self.pod_template))):
+            return
+        known = {volume["name"] for volume in self.volumes or ()} | podfields.volume_names(self.pod_template)
+        for index, mount in enumerate(mounts):
+            if mount["name"] not in known:
+                raise ConfigError(f"volume_mounts[{index}].name", f"there is no volume {mount['name']!r} in volumes")
+            if self.shared_memory and mount["mountPath"].rstrip("/") == "/dev/shm":  # noqa: S108 - a mount point
+                raise ConfigError("shared_memory", "volume_mounts has a volume at /dev/shm as well; leave one of them")
+
+
+def cluster_only(given: ClusterConfig) -> list[str]:
+    """Fields of a config that local ranks cannot honour; of the replicas, everything but their number."""
+    idle = []
+    for name in given.serialize():
+        value = getattr(given, name)
+        if isinstance(value, Replica):
+            idle += [f"{name}.{inner}" for inner in value.serialize() if inner != "replicas"]
+        elif name in ClusterConfig.checks and name != "env":
+            idle.append(name)
+    return idle

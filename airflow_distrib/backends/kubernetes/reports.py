@@ -1,0 +1,81 @@
+"""Outcomes of a job's pods: what they said themselves, or what Kubernetes says of their end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow_distrib.backends.kubernetes.kind import Kind, role_of
+from airflow_distrib.backends.kubernetes.problems import seconds
+from airflow_distrib.runner import outcome as outcomes
+from airflow_distrib.runner import report
+from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable
+from airflow_distrib.runner.process import signal_name
+
+CONTAINER_FAILED = "ContainerFailed"
+START_FAILED = "ContainerStartFailed"
+
+# containerd and CRI-O: the command could not be started at all.
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
+
+
+def of_pods(kind: Kind, job: str, pods: Iterable[Mapping[str, Any]]) -> list[Outcome]:
+    """Outcomes of the pods that report and have ended, in the order of their names."""
+    found = []
+    for pod in sorted(pods, key=lambda each: str(each["metadata"]["name"])):
+        role = role_of(job, pod)
+        if kind.reports(role) and (outcome := of_pod(kind, role, pod)) is not None:
+            found.append(outcome)
+    return found
+
+
+def of_pod(kind: Kind, role: str, pod: Mapping[str, Any]) -> Outcome | None:
+    """How one pod's main container ended; None while it runs, or when only its log can tell."""
+    ended = ending(kind, pod)
+    if ended is None:
+        return None
+    # Any text that a container left there; only ours is an outcome.
+    with contextlib.suppress(OutcomeUnreadable, ValueError):
+        if told := report.from_termination_message(str(ended.get("message") or "")):
+            return told
+    code = int(ended.get("exitCode") or 0)
+    if code == 0:
+        return None
+    return Outcome(
+        outcomes.FAILURE,
+        kind.rank(role),
+        host=f"pod {pod['metadata']['name']}",
+        time=seconds(ended.get("finishedAt")),
+        **_cause(role, ended, code),
+    )
+
+
+def ending(kind: Kind, pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The main container's ``terminated`` state; None while it runs or is to run again."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    main = next((each for each in statuses if each["name"] == kind.container), None)
+    if main is None:
+        return None
+    state = main.get("state") or {}
+    ended = state.get("terminated")
+    if ended is None and (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff":
+        ended = (main.get("lastState") or {}).get("terminated")
+    return ended if isinstance(ended, Mapping) else None
+
+
+def _cause(role: str, ended: Mapping[str, Any], code: int) -> dict[str, Any]:
+    reason = str(ended.get("reason") or "")
+    said = str(ended.get("message") or "").strip()
+    if reason == "OOMKilled":
+        text = f"the container of {role} was killed because it used more memory than its limit"
+        return {"error_type": outcomes.OUT_OF_MEMORY, "message": text, "exit_code": -signal.SIGKILL}
+    if reason in _NOT_STARTED:
+        text = f"the container of {role} could not be started: {said[-800:]}"
+        return {"error_type": START_FAILED, "message": text, "exit_code": code, "recoverable": False}
+    if code > 128:
+        text = f"the container of {role} ended with signal {signal_name(code - 128)}"
+        return {"error_type": outcomes.PROCESS_KILLED, "message": text, "exit_code": 128 - code}
+    text = f"the container of {role} ended with exit status {code}" + (f": {said[-800:]}" if said else "")
+    return {"error_type": CONTAINER_FAILED, "message": text, "exit_code": code}

@@ -1,0 +1,135 @@
+"""Config of an MPIJob."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow_distrib.backends.kubernetes.options import ClusterConfig
+from airflow_distrib.core import config
+from airflow_distrib.core.config import Check
+from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.resources import Replica, RestartPolicy
+
+OPEN_MPI, INTEL, MPICH = "OpenMPI", "Intel", "MPICH"
+V1, V2 = "kubeflow.org/v1", "kubeflow.org/v2beta1"
+
+# As root, because most images run as root; not bound to cores, because ranks start threads
+# of their own; over TCP, because pods have no InfiniBand unless somebody gave them one.
+DEFAULT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    OPEN_MPI: (
+        *("--allow-run-as-root", "--bind-to", "none", "--map-by", "slot"),
+        *("--mca", "pml", "ob1", "--mca", "btl", "^openib"),
+    ),
+    INTEL: (),
+    MPICH: (),
+}
+
+# What the mpi-operator has and the training-operator's MPIJob has not.
+_V2_ONLY = ("implementation", "launcher_creation_policy", "ssh_auth_mount_path", "run_launcher_as_worker", "ssh_port")
+
+
+def _arguments(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
+        raise ConfigError(name, f"must be a list of words, such as ['--bind-to', 'core']; got {value!r}")
+    for word in value:
+        if word in ("-np", "-n", "--np", "-c"):
+            raise ConfigError(name, f"{word!r} is set to worker.replicas times slots; leave it out")
+    return tuple(value)
+
+
+def _path(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ConfigError(name, f"must be an absolute path in the image; got {value!r}")
+    return value
+
+
+class MPIJob(ClusterConfig):
+    """A function, or a program, on every MPI rank of some workers, started by mpirun in a launcher.
+
+    Ranks are ``worker.replicas`` times ``slots``. The image needs mpirun, an SSH client and,
+    on the workers, an SSH server that takes the operator's keys.
+
+    Attributes:
+        worker: the workers; ``replicas`` is required.
+        launcher: the one launcher; by default a pod of the same image.
+        slots: ranks on each worker.
+        implementation: "OpenMPI", "Intel" or "MPICH".
+        mpirun_arguments: arguments of mpirun before the program; None takes safe ones.
+        launcher_creation_policy: "WaitForWorkersReady" (default) or "AtStartup".
+        ssh_auth_mount_path: home of the SSH keys in the pods.
+        ssh_port: port of the workers' SSH server.
+        run_launcher_as_worker: the launcher's pod runs ranks too.
+        api_version: "kubeflow.org/v2beta1" of the mpi-operator, or "kubeflow.org/v1" of the
+            training-operator.
+        num_workers: deprecated, ``worker.replicas``.
+        num_launcher_replicas: deprecated; there is always one launcher.
+
+    All other options are those of every job on Kubernetes:
+    :class:`~airflow_distrib.backends.kubernetes.options.ClusterConfig`.
+    """
+
+    worker: Replica | Mapping[str, Any] | None = None
+    launcher: Replica | Mapping[str, Any] | None = None
+    slots: int | str = 1
+    implementation: str | None = None
+    mpirun_arguments: Sequence[str] | None = None
+    launcher_creation_policy: str | None = None
+    ssh_auth_mount_path: str | None = None
+    ssh_port: int | str | None = None
+    run_launcher_as_worker: bool | str | None = None
+    api_version: str = V2
+    num_workers: int | str | None = None
+    num_launcher_replicas: int | str | None = None
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        **ClusterConfig.checks,
+        "worker": config.of(Replica),
+        "launcher": config.of(Replica),
+        "slots": config.whole(1),
+        "implementation": config.one_of(OPEN_MPI, INTEL, MPICH),
+        "mpirun_arguments": _arguments,
+        "launcher_creation_policy": config.one_of("WaitForWorkersReady", "AtStartup"),
+        "ssh_auth_mount_path": _path,
+        "ssh_port": config.whole(1, 65535),
+        "run_launcher_as_worker": config.flag,
+        "api_version": config.one_of(V2, V1),
+        "num_workers": config.whole(1),
+        "num_launcher_replicas": config.whole(1, 1),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_workers is not None:
+            self._rename("num_workers", "worker", self.num_workers)
+        if self.num_launcher_replicas is not None:
+            self._rename("num_launcher_replicas", "launcher", self.num_launcher_replicas)
+        worker, launcher = self.worker, self.launcher
+        if not config.is_template(worker) and (not isinstance(worker, Replica) or worker.replicas in (None, 0)):
+            raise ConfigError("worker.replicas", "is required, at least 1; write worker=Replica(replicas=...)")
+        if isinstance(launcher, Replica) and launcher.replicas not in (None, 1):
+            raise ConfigError("launcher.replicas", f"there is always one launcher; got {launcher.replicas!r}")
+        for name, replica in (("worker", worker), ("launcher", launcher)):
+            if isinstance(replica, Replica) and replica.restart_policy is RestartPolicy.ALWAYS and self.api_version == V2:
+                raise ConfigError(f"{name}.restart_policy", "must be OnFailure or Never: the mpi-operator takes no other")
+        if self.api_version == V1:
+            for name in _V2_ONLY:
+                if getattr(self, name) is not None:
+                    raise ConfigError(name, f"is of {V2}; the MPIJob of {V1} has no such setting")
+
+    def _rename(self, old: str, role: str, replicas: Any) -> None:
+        # The level of the caller's own line: this, __post_init__, __init__.
+        warnings.warn(f"MPIJob.{old} is deprecated; use {role}.replicas", DeprecationWarning, stacklevel=4)
+        given = getattr(self, role)
+        replica = given if isinstance(given, Replica) else Replica()
+        if replica.replicas is not None:
+            raise ConfigError(old, f"is the deprecated name of {role}.replicas; give one of them")
+        object.__setattr__(self, role, replica.merged({"replicas": replicas}))
+        object.__setattr__(self, old, None)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the job, once nothing is a template any more."""
+        assert isinstance(self.worker, Replica)
+        return (int(self.worker.replicas or 0) + int(bool(self.run_launcher_as_worker))) * int(self.slots)

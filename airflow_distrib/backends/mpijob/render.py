@@ -1,0 +1,138 @@
+"""An MPIJob as a resource, and as processes of one machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_distrib.backends.kubernetes import manifest, pods
+from airflow_distrib.backends.kubernetes.kind import Rendered
+from airflow_distrib.backends.kubernetes.manifest import Task
+from airflow_distrib.backends.kubernetes.options import cluster_only
+from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.backends.mpijob.config import DEFAULT_ARGUMENTS, OPEN_MPI, V1, MPIJob
+from airflow_distrib.backends.mpijob.status import MPIJOB, MPIJOB_V1
+from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.resources import Replica, RestartPolicy
+from airflow_distrib.runner import collector
+from airflow_distrib.runner import spec as specs
+
+LAUNCHER_SPEC = "launcher.json"
+# Where both operators mount the list of workers.
+HOSTFILE = "/etc/mpi/hostfile"
+SSH_PORT = 22
+
+# Of the config, what only mpirun and its operator can honour.
+_MPI_ONLY = (
+    *("implementation", "mpirun_arguments", "launcher_creation_policy", "ssh_auth_mount_path", "ssh_port"),
+    "run_launcher_as_worker",
+)
+
+
+def local_plan(config: MPIJob, rendezvous_id: str) -> LocalPlan:
+    """Render for the local launcher: all ranks on this machine, without mpirun."""
+    del rendezvous_id
+    idle = cluster_only(config) + [name for name in _MPI_ONLY if getattr(config, name) is not None]
+    return LocalPlan(specs.RANKS, config.world_size, env=config.env or {}, not_applied=tuple(idle))
+
+
+def cluster(config: MPIJob, task: Task) -> Rendered:
+    """Render for Kubernetes."""
+    kind = MPIJOB_V1 if config.api_version == V1 else MPIJOB
+    worker = config.worker
+    assert isinstance(worker, Replica)
+    launcher = config.launcher if isinstance(config.launcher, Replica) else Replica()
+    roles = manifest.replica_type("Launcher", 1, _launcher(config, task, launcher), _restarts(launcher))
+    roles |= manifest.replica_type("Worker", int(worker.replicas or 0), _worker(config, task, worker), _restarts(worker))
+    wanted: dict[str, Any] = {
+        "slotsPerWorker": int(config.slots),
+        "runPolicy": manifest.run_policy(config, task),
+        "mpiReplicaSpecs": roles,
+    }
+    # A function that failed fails again; mpirun itself waits for the workers.
+    wanted["runPolicy"].setdefault("backoffLimit", 0)
+    if kind is MPIJOB:
+        wanted["mpiImplementation"] = config.implementation or OPEN_MPI
+        wanted["launcherCreationPolicy"] = config.launcher_creation_policy or "WaitForWorkersReady"
+        if config.ssh_auth_mount_path:
+            wanted["sshAuthMountPath"] = config.ssh_auth_mount_path
+        if config.run_launcher_as_worker:
+            wanted["runLauncherAsWorker"] = True
+    resource = {
+        "apiVersion": kind.api,
+        "kind": kind.kind,
+        "metadata": manifest.metadata(config, task, kind),
+        "spec": wanted,
+    }
+    return Rendered(kind, manifest.finished(resource, task), _specs(config, task), ("launcher",))
+
+
+def _specs(config: MPIJob, task: Task) -> dict[str, specs.Spec]:
+    """One file for the launcher, one for the ranks, which report to it."""
+    if not task.runs_function:
+        return {}
+    launcher = task.spec(
+        specs.LAUNCHER,
+        token=task.token,
+        command=mpirun(config, task, [*(task.runner_command() or ())]),
+        hostfile=HOSTFILE if config.api_version != V1 else None,
+        ssh_port=int(config.ssh_port or SSH_PORT),
+        # The ranks have chosen already what they print.
+        log_ranks=None,
+    )
+    rank = task.spec(specs.ENVIRONMENT, token=task.token, reports=True, termination_log=None)
+    return {LAUNCHER_SPEC: launcher, manifest.SPEC: rank}
+
+
+def mpirun(config: MPIJob, task: Task, program: list[str]) -> list[str]:
+    """The whole command line: ``mpirun -np RANKS ... program``."""
+    implementation = config.implementation or OPEN_MPI
+    arguments = DEFAULT_ARGUMENTS[implementation] if config.mpirun_arguments is None else config.mpirun_arguments
+    # An SSH server gives its processes a new environment; what the ranks need has to be named.
+    names = ["PATH", "LD_LIBRARY_PATH", *(config.env or {}), *(config.env_secrets or {})]
+    if task.runs_function:
+        names.append(collector.ADDRESS)
+    if implementation == OPEN_MPI:
+        exports = [word for name in names for word in ("-x", name)]
+    else:
+        exports = ["-genvlist", ",".join(names)]
+    return ["mpirun", "-np", str(config.world_size), *arguments, *exports, *program]
+
+
+def _launcher(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
+    command = task.runner_command(LAUNCHER_SPEC)
+    if command is not None and not task.runs_function:
+        command = mpirun(config, task, command)
+    own_address = {"name": collector.POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    role = pods.Role(
+        MPIJOB.container, command, task.secret(MPIJOB), env=(own_address,) if task.runs_function else ()
+    )
+    return _template(config, task, replica, role, "the launcher")
+
+
+def _worker(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
+    # Without a command the operator starts the SSH server (or, in v1, sleeps).
+    port = None if config.api_version == V1 or _has_probe(config, replica) else int(config.ssh_port or SSH_PORT)
+    role = pods.Role(MPIJOB.container, None, task.secret(MPIJOB), readiness_port=port)
+    return _template(config, task, replica, role, "a worker")
+
+
+def _has_probe(config: MPIJob, replica: Replica) -> bool:
+    templates = (config.pod_template or {}, replica.pod_template or {})
+    found = [c for t in templates for c in (t.get("spec") or {}).get("containers") or ()]
+    return any("readinessProbe" in container for container in found)
+
+
+def _template(config: MPIJob, task: Task, replica: Replica, role: pods.Role, who: str) -> dict[str, Any]:
+    rendered = pods.pod_template(config, replica, role, manifest.pod_metadata(task, MPIJOB))
+    if not task.manifest:
+        manifest.needs_image(rendered, who)
+    container = rendered["spec"]["containers"][0]
+    if who == "the launcher" and any("gpu" in name for name in container.get("resources", {}).get("limits", {})):
+        if not config.run_launcher_as_worker:
+            raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; leave it out")
+    return rendered
+
+
+def _restarts(replica: Replica) -> str:
+    given = replica.restart_policy
+    return given.value if isinstance(given, RestartPolicy) else RestartPolicy.NEVER.value

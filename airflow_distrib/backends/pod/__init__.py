@@ -1,0 +1,1 @@
+"""A plain Pod: one node of Elastic needs no operator."""

@@ -1,0 +1,1 @@
+"""Clients of the systems' interfaces: asynchronous, without Airflow, each importing its library when it is first used."""

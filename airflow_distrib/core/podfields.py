@@ -1,0 +1,57 @@
+"""Names of the fields of pods, so that a mistyped one is met when the DAG file is parsed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow_distrib.core.errors import ConfigError
+
+# Kubernetes 1.34: PodSpec and Container.
+# https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
+POD = frozenset(
+    "activeDeadlineSeconds affinity automountServiceAccountToken containers dnsConfig dnsPolicy enableServiceLinks "
+    "ephemeralContainers hostAliases hostIPC hostNetwork hostPID hostUsers hostname hostnameOverride imagePullSecrets "
+    "initContainers nodeName nodeSelector os overhead preemptionPolicy priority priorityClassName readinessGates "
+    "resourceClaims resources restartPolicy runtimeClassName schedulerName schedulingGates securityContext "
+    "serviceAccount serviceAccountName setHostnameAsFQDN shareProcessNamespace subdomain "
+    "terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes".split()
+)
+CONTAINER = frozenset(
+    "args command env envFrom image imagePullPolicy lifecycle livenessProbe name ports readinessProbe resizePolicy "
+    "resources restartPolicy restartPolicyRules securityContext startupProbe stdin stdinOnce terminationMessagePath "
+    "terminationMessagePolicy tty volumeDevices volumeMounts workingDir".split()
+)
+METADATA = frozenset({"labels", "annotations", "name", "namespace", "generateName", "finalizers"})
+
+
+def check_pod_template(name: str, value: Any) -> dict[str, Any]:
+    """Check for a pod template: a mapping with ``metadata`` and ``spec``, whose field names exist."""
+    if not isinstance(value, Mapping) or not value or not set(value) <= {"metadata", "spec"}:
+        raise ConfigError(name, f"must be a mapping with 'metadata' and 'spec' as in a PodTemplateSpec; got {value!r}")
+    _check_names(f"{name}.metadata", value.get("metadata"), METADATA)
+    spec = value.get("spec")
+    _check_names(f"{name}.spec", spec, POD)
+    for kind in ("containers", "initContainers"):
+        for index, container in enumerate((spec or {}).get(kind) or ()):
+            _check_names(f"{name}.spec.{kind}[{index}]", container, CONTAINER)
+    return dict(value)
+
+
+def _check_names(where: str, given: Any, known: Iterable[str]) -> None:
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise ConfigError(where, f"must be a mapping; got {given!r}")
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), list(known), 1, 0.6)
+            raise ConfigError(
+                f"{where}.{name}", "Kubernetes has no such field" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+
+
+def volume_names(template: Any) -> set[str]:
+    """Names of the volumes in a pod template."""
+    return {volume["name"] for volume in ((template or {}).get("spec") or {}).get("volumes") or () if "name" in volume}

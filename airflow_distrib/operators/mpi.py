@@ -1,0 +1,28 @@
+"""Operators for MPI."""
+
+from __future__ import annotations
+
+from airflow_distrib.backends.kubernetes.kind import Rendered
+from airflow_distrib.backends.kubernetes.manifest import Task
+from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.backends.mpijob import render
+from airflow_distrib.backends.mpijob.config import MPIJob
+from airflow_distrib.operators.base import KUBERNETES, LOCAL, DistributedJobOperator
+
+
+class MPIJobOperator(DistributedJobOperator):
+    """Run a function, or a program, on every MPI rank of an :class:`~airflow_distrib.MPIJob`.
+
+    Arguments are those of :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
+    """
+
+    config_type = MPIJob
+    launchers = (KUBERNETES, LOCAL)
+
+    def local_plan(self, config: MPIJob, rendezvous_id: str) -> LocalPlan:
+        """All ranks on this machine, without mpirun."""
+        return render.local_plan(config, rendezvous_id)
+
+    def cluster(self, config: MPIJob, task: Task) -> Rendered:
+        """An MPIJob."""
+        return render.cluster(config, task)

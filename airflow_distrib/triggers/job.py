@@ -1,0 +1,126 @@
+"""The trigger that waits for a job."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_distrib.backends.kubernetes.kinds import kind_named
+from airflow_distrib.backends.kubernetes.resource import ResourceBackend
+from airflow_distrib.hooks.kubernetes import KubernetesHook
+from airflow_distrib.watching.hub import WatchHub
+from airflow_distrib.watching.job import JobWait, Waiting
+
+log = logging.getLogger(__name__)
+
+# States in which the task goes on to, or comes from, this trigger's own event.
+_GOES_ON = frozenset({"scheduled", "queued", "running", "restarting", "up_for_retry", "up_for_reschedule", "None"})
+
+# Kills that go on after Airflow has given up waiting for on_kill.
+_killing: set[asyncio.Task[None]] = set()
+
+
+class JobTrigger(BaseTrigger):
+    """Waits for one job on Kubernetes, with its log, and tells how it ended.
+
+    Args:
+        waiting: a :class:`~airflow_distrib.watching.job.Waiting` as plain values: connection
+            id and address of the job, no credentials.
+    """
+
+    def __init__(self, waiting: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.waiting = dict(waiting)
+        self._fired = False
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"waiting": self.waiting}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait; whatever goes wrong becomes an event, because an exception would lose the job."""
+        try:
+            event = await self._wait()
+        except Exception as error:
+            self.log.exception("Waiting for the job failed")
+            event = {"error": f"{type(error).__name__}: {error}"}
+        # Airflow cancels what is still running after its event, and takes that for a kill.
+        self._fired = True
+        yield TriggerEvent(event)
+
+    async def _wait(self) -> dict[str, Any]:
+        waiting = Waiting.from_json(self.waiting)
+        hub = WatchHub.current()
+        async with hub.client(waiting.connection, KubernetesHook(waiting.connection).asettings) as client:
+            ending = await JobWait(waiting, hub, client, lambda text: self.log.info("%s", text)).until_over()
+            if ending.succeeded is None and ending.problem is not None:
+                # Still there and not wanted any more: do not let it hold its nodes until a worker comes.
+                backend = ResourceBackend(client, kind_named(waiting.ref.address["kind"]))
+                if ending.problem.reason == "TimedOut":
+                    await backend.cancel(waiting.ref)
+            return ending.to_json()
+
+    async def on_kill(self) -> None:
+        """Cancel the job, if the task was really ended and not only moved to another triggerer.
+
+        Airflow cancels this coroutine about a second after it starts, so the work is a task
+        of its own.
+        """
+        if self._fired:
+            return
+        task = asyncio.get_running_loop().create_task(self._kill(), context=contextvars.copy_context())
+        _killing.add(task)
+        task.add_done_callback(_killing.discard)
+        await asyncio.shield(task)
+
+    async def _kill(self) -> None:
+        waiting = Waiting.from_json(self.waiting)
+        hub = WatchHub.current()
+        try:
+            async with hub.calls:
+                state = await self._state_of_task()
+                if state == "deferred":
+                    log.info("%s: the task is still deferred, so its job goes on", waiting.ref.name)
+                    return
+                async with hub.client(waiting.connection, KubernetesHook(waiting.connection).asettings) as client:
+                    backend = ResourceBackend(client, kind_named(waiting.ref.address["kind"]))
+                    if state in _GOES_ON and await self._is_over(backend, waiting):
+                        # Another triggerer has seen the end, and a worker is about to read the result.
+                        return
+                    await backend.cancel(waiting.ref, confirm_for=60)
+                    self.log.info("Cancelled %s: the task is %s", waiting.ref.name, state)
+        except Exception:
+            log.exception("Cancelling %s failed", waiting.ref.name)
+
+    @staticmethod
+    async def _is_over(backend: ResourceBackend, waiting: Waiting) -> bool:
+        found = await backend.get(waiting.ref)
+        return found is None or backend.kind.read(found).state.finished
+
+    async def _state_of_task(self) -> str:
+        """The task instance's present state; asked again when Airflow does not answer."""
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+        ti = self.task_instance
+        for pause in (1.0, 5.0, 15.0, 0.0):
+            try:
+                states = await asyncio.to_thread(
+                    RuntimeTaskInstance.get_task_states,
+                    dag_id=ti.dag_id,
+                    task_ids=[ti.task_id],
+                    run_ids=[ti.run_id],
+                    map_index=ti.map_index,
+                )
+            except Exception:
+                log.exception("the state of %s cannot be read", ti.task_id)
+                await asyncio.sleep(pause)
+                continue
+            of_run = states.get(ti.run_id) or {}
+            name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
+            return str(of_run.get(name))
+        raise RuntimeError("Airflow does not say what state the task is in")

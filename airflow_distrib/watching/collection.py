@@ -1,0 +1,226 @@
+"""One list and watch of a Kubernetes collection, for however many jobs wait in it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient
+from airflow_distrib.core.errors import DistribError
+
+log = logging.getLogger(__name__)
+
+# The server ends a watch after this many seconds, so that watches move between its replicas;
+# a random share on top spreads them.
+WATCH_SECONDS = 300
+# A page small enough that parsing it does not hold up the event loop.
+PAGE = 100
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+# How long refusals (403: a role that was taken away) are borne before those who wait hear of it.
+REFUSED_SECONDS = 300.0
+
+Object = Mapping[str, Any]
+
+
+def slim(found: Object) -> dict[str, Any]:
+    """What judging a job takes, of all that the API tells: a thousand jobs are held in memory."""
+    metadata = found["metadata"]
+    kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+    spec = found.get("spec") or {}
+    return {
+        "metadata": {name: metadata[name] for name in kept if name in metadata},
+        "spec": {name: spec[name] for name in spec if name.endswith(("ReplicaSpecs", "elasticPolicy"))},
+        "status": found.get("status") or {},
+    }
+
+
+class Gone(Exception):  # noqa: N818 - the API's own word for it
+    """The place in the stream of changes is too old: HTTP 410."""
+
+
+class Listener(Protocol):
+    """Somebody who waits for one job."""
+
+    def changed(self) -> None:
+        """Something about the job is different now."""
+
+    def lost(self, found: dict[str, Any]) -> None:
+        """An object of the job was deleted; this is its last state."""
+
+
+class CollectionWatch:
+    """Keeps a copy of the objects with a label, and tells those who wait when one changes.
+
+    Args:
+        job_of: which job an object belongs to.
+
+    Attributes:
+        listed_at: monotonic time at which the last complete list was asked for.
+        down_since: monotonic time since when the server has not answered; None while it does.
+        refused: the server's refusal, once it has lasted.
+        relists: how often everything was listed.
+    """
+
+    def __init__(self, client: KubernetesClient, path: str, selector: str, job_of: Callable[[Object], str]) -> None:
+        self.path = path
+        self.listed_at = 0.0
+        self.down_since: float | None = None
+        self.refused: DistribError | None = None
+        self.relists = 0
+        self._client = client
+        self._selector = selector
+        self._job_of = job_of
+        self._version = ""
+        self._objects: dict[str, dict[str, dict[str, Any]]] = {}
+        self._listeners: dict[str, list[Listener]] = {}
+        # A context of its own: otherwise its log lines went to whichever task came first.
+        self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+
+    def of(self, job: str) -> dict[str, dict[str, Any]]:
+        """Objects of a job by name."""
+        return self._objects.get(job, {})
+
+    @contextlib.contextmanager
+    def listening(self, job: str, listener: Listener) -> Iterator[None]:
+        """Tell ``listener`` of every change to an object of ``job``."""
+        self._listeners.setdefault(job, []).append(listener)
+        try:
+            yield
+        finally:
+            self._listeners[job].remove(listener)
+            if not self._listeners[job]:
+                del self._listeners[job]
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    # ------------------------------------------------------------------ the loop
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                if not self._version:
+                    await self._list()
+                async for _ in self._watch():
+                    pause = FIRST_PAUSE
+                    self._came_back()
+                self._came_back()
+            except Gone:
+                self._version = ""
+            except Exception as error:  # noqa: BLE001 - a watch that dies must not take its jobs along
+                self._went_down(error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _came_back(self) -> None:
+        self.down_since, self.refused = None, None
+
+    def _went_down(self, error: Exception) -> None:
+        if self.down_since is None:
+            self.down_since = time.monotonic()
+            log.warning("watch of %s: %s: %s", self.path, type(error).__name__, error)
+        if isinstance(error, ApiError) and error.status in (401, 403, 404):
+            self.refused = error if time.monotonic() - self.down_since > REFUSED_SECONDS else None
+
+    async def _list(self) -> None:
+        asked = time.monotonic()
+        query = {"labelSelector": self._selector, "limit": str(PAGE)}
+        found: dict[str, dict[str, Any]] = {}
+        while True:
+            try:
+                page = await self._client.request("GET", self.path, query=query, attempts=1)
+            except ApiError as error:
+                if error.status == 410:
+                    raise Gone from error
+                raise
+            found.update({item["metadata"]["name"]: slim(item) for item in page["items"]})
+            more = page["metadata"].get("continue")
+            if not more:
+                break
+            query = {**query, "continue": more}
+            await asyncio.sleep(0)
+        self._replace(found)
+        self._version = page["metadata"]["resourceVersion"]
+        self.listed_at, self.relists = asked, self.relists + 1
+        self._came_back()
+        for listeners in list(self._listeners.values()):
+            for listener in listeners:
+                listener.changed()
+
+    def _replace(self, found: Mapping[str, dict[str, Any]]) -> None:
+        """Take a complete list; what is not in it any more was deleted while nobody watched."""
+        known = [(job, item) for job, items in self._objects.items() for item in items.values()]
+        current = {item["metadata"]["uid"] for item in found.values()}
+        self._objects = {}
+        for item in found.values():
+            self._objects.setdefault(self._job_of(item), {})[item["metadata"]["name"]] = item
+        for job, item in known:
+            if item["metadata"]["uid"] not in current:
+                self._lose(job, item)
+
+    async def _watch(self) -> Any:
+        """Follow the changes; ends when the server ends the stream. Gives one item for each."""
+        lasting = WATCH_SECONDS + random.randint(0, 60)  # noqa: S311 - no secret
+        query = {
+            "labelSelector": self._selector,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self._version,
+            "timeoutSeconds": str(lasting),
+        }
+        try:
+            # Bookmarks come every minute, so longer silence is a connection that died.
+            async with self._client.stream(self.path, query, quiet_for=150) as pieces:
+                self._came_back()
+                rest = b""
+                async for piece in pieces:
+                    *lines, rest = (rest + piece).split(b"\n")
+                    for line in lines:
+                        self._take(json.loads(line))
+                    yield None
+        except ApiError as error:
+            if error.status == 410:
+                raise Gone from error
+            raise
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        kind, found = event["type"], event["object"]
+        if kind == "ERROR":
+            if found.get("code") == 410:
+                raise Gone
+            raise ApiError(int(found.get("code") or 0), str(found.get("reason")), str(found.get("message")), self.path)
+        self._version = found["metadata"]["resourceVersion"]
+        if kind == "BOOKMARK":
+            return
+        kept = slim(found)
+        job, name = self._job_of(kept), kept["metadata"]["name"]
+        if kind == "DELETED":
+            items = self._objects.get(job, {})
+            items.pop(name, None)
+            if not items:
+                self._objects.pop(job, None)
+            self._lose(job, kept)
+        else:
+            self._objects.setdefault(job, {})[name] = kept
+        for listener in self._listeners.get(job, ()):
+            listener.changed()
+
+    def _lose(self, job: str, item: dict[str, Any]) -> None:
+        for listener in self._listeners.get(job, ()):
+            listener.lost({**item, "deleted": True})

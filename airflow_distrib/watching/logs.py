@@ -1,0 +1,245 @@
+"""Logs of pods, line by line, as they are written: no gap and no line twice across reconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_distrib.backends.kubernetes.kind import Kind, role_of
+from airflow_distrib.backends.kubernetes.reports import ending
+from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient
+from airflow_distrib.core.errors import ClusterError
+from airflow_distrib.core.reference import JobRef
+from airflow_distrib.runner.lines import LineSplitter
+from airflow_distrib.runner.report import FRAME_MARK
+
+log = logging.getLogger(__name__)
+
+# Lines a second that one job may bring into the task log for long. A faster log is not cut,
+# it comes later: what the trigger has not read by the end, the worker reads.
+LINES_PER_SECOND = 300
+_BURST = 3000
+# How much of one pod's log the task log takes in all.
+MAX_BYTES = 64 * 1024 * 1024
+# Where a follower may not hold a connection, how often the log is read.
+POLL_SECONDS = 15.0
+# A followed log that is silent for so long is asked for anew: kubelet may have lost it.
+QUIET_SECONDS = 300.0
+
+Emit = Callable[[str], None]
+
+
+@dataclass
+class Position:
+    """How far a log has been read: the last line's time, and how many lines of that time were seen."""
+
+    time: str = ""
+    same: int = 0
+    bytes: int = 0
+
+    def to_json(self) -> list[Any]:
+        """As plain JSON values."""
+        return [self.time, self.same, self.bytes]
+
+    @classmethod
+    def from_json(cls, values: Any) -> Position:
+        """The reverse of :meth:`to_json`."""
+        return cls(str(values[0]), int(values[1]), int(values[2])) if values else cls()
+
+
+@dataclass
+class Pace:
+    """Holds a job's lines to :data:`LINES_PER_SECOND`, after a burst."""
+
+    left: float = _BURST
+    at: float = field(default_factory=time.monotonic)
+
+    async def spend(self, lines: int) -> None:
+        """Wait until so many lines may pass."""
+        now = time.monotonic()
+        self.left = min(_BURST, self.left + (now - self.at) * LINES_PER_SECOND) - lines
+        self.at = now
+        await asyncio.sleep(-self.left / LINES_PER_SECOND if self.left < 0 else 0)
+
+
+class PodLog:
+    """Reads one pod's log from a position on."""
+
+    def __init__(
+        self, client: KubernetesClient, path: str, container: str, emit: Emit, position: Position, pace: Pace | None
+    ) -> None:
+        self.position = position
+        self._client = client
+        self._path = path
+        self._container = container
+        self._emit = emit
+        self._pace = pace
+        self._seen = 0
+        self._passing = False
+
+    async def read(self, *, follow: bool) -> bool:
+        """Read to the present end, or on until the container ends; False when there is no log yet."""
+        query = {"container": self._container, "timestamps": "true"}
+        if follow:
+            query["follow"] = "true"
+        if self.position.time:
+            # Whole seconds are all the API takes, so some lines come twice and are passed over.
+            query["sinceTime"] = self.position.time[:19] + "Z"
+        self._seen = 0
+        splitter = LineSplitter()
+        try:
+            async with self._client.stream(self._path, query, quiet_for=QUIET_SECONDS) as pieces:
+                async for piece in pieces:
+                    await self._take(splitter.feed(piece))
+                await self._take(splitter.flush())
+        except ApiError as error:
+            if error.status in (400, 404):
+                return False
+            raise
+        return True
+
+    async def _take(self, lines: list[str]) -> None:
+        for begin in range(0, len(lines), 64):
+            fresh = [text for line in lines[begin : begin + 64] if (text := self._fresh(line)) is not None]
+            for text in fresh:
+                self._emit(text)
+            if fresh and self._pace is not None:
+                await self._pace.spend(len(fresh))
+            await asyncio.sleep(0)
+
+    def _fresh(self, line: str) -> str | None:
+        """The text of a line that has not been shown yet."""
+        stamp, _, text = line.partition(" ")
+        key = _sortable(stamp)
+        at = self.position
+        if key is None:
+            # The continuation of a line that was cut; it shares the fate of the one before.
+            return line if self._passing else None
+        self._passing = False
+        if key < at.time:
+            return None
+        if key == at.time:
+            self._seen += 1
+            if self._seen <= at.same:
+                return None
+            at.same = self._seen
+        else:
+            at.time, at.same, self._seen = key, 1, 1
+        self._passing = True
+        if text.startswith(FRAME_MARK):
+            return None
+        at.bytes += len(text) + 1
+        if at.bytes > MAX_BYTES:
+            first = at.bytes - len(text) - 1 <= MAX_BYTES
+            return f"[the rest of this log is not shown: more than {MAX_BYTES // 2**20} MiB]" if first else None
+        return text
+
+
+def _sortable(stamp: str) -> str | None:
+    """A time as text that sorts: kubelet leaves out zeros at the end, and may write a local zone."""
+    if len(stamp) < 20 or stamp[10] != "T":
+        return None
+    if not stamp.endswith("Z"):
+        try:
+            local = datetime.fromisoformat(stamp[:19] + stamp[-6:])
+        except ValueError:
+            return None
+        stamp = local.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S") + stamp[19:-6] + "Z"
+    return f"{stamp[:19]}.{stamp[20:-1]:0<9}"
+
+
+class JobLogs:
+    """Follows the logs of a job's pods, as many of them as are wanted."""
+
+    def __init__(
+        self,
+        client: KubernetesClient,
+        kind: Kind,
+        ref: JobRef,
+        roles: Iterable[str] | None,
+        emit: Emit,
+        streams: asyncio.Semaphore,
+        *,
+        named: bool,
+        positions: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._client, self._kind, self._ref, self._emit, self._streams = client, kind, ref, emit, streams
+        self._roles = None if roles is None else tuple(roles)
+        self._named = named
+        self._pace = Pace()
+        self._positions = {uid: Position.from_json(each) for uid, each in (positions or {}).items()}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ended: set[str] = set()
+
+    def positions(self) -> dict[str, Any]:
+        """How far every pod's log has been read, by the pod's uid."""
+        return {uid: position.to_json() for uid, position in self._positions.items()}
+
+    def see(self, pods: Iterable[Mapping[str, Any]]) -> None:
+        """Begin to follow pods that have started, and learn which have ended."""
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            if pod.get("deleted") or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+                self._ended.add(uid)
+            elif ending(self._kind, pod) is not None:
+                self._ended.add(uid)
+            started = (pod.get("status") or {}).get("phase") not in (None, "Pending")
+            if started and uid not in self._tasks and not pod.get("deleted") and self._wanted(pod):
+                self._tasks[uid] = asyncio.create_task(self._follow(pod, uid))
+
+    def _wanted(self, pod: Mapping[str, Any]) -> bool:
+        role = role_of(self._ref.name, pod)
+        return self._roles is None or any(role == each or role.startswith(f"{each}-") for each in self._roles)
+
+    def _pod_log(self, pod: Mapping[str, Any], pace: Pace | None) -> PodLog:
+        path = f"/api/v1/namespaces/{self._ref.address['namespace']}/pods/{pod['metadata']['name']}/log"
+        role = role_of(self._ref.name, pod)
+        emit = (lambda text: self._emit(f"[{role}] {text}")) if self._named else self._emit
+        position = self._positions.setdefault(pod["metadata"]["uid"], Position())
+        return PodLog(self._client, path, self._kind.container, emit, position, pace)
+
+    async def _follow(self, pod: Mapping[str, Any], uid: str) -> None:
+        reader = self._pod_log(pod, self._pace)
+        pause = 0.5
+        while True:
+            ended = uid in self._ended
+            try:
+                if self._streams.locked():
+                    await reader.read(follow=False)
+                    pause = POLL_SECONDS
+                else:
+                    async with self._streams:
+                        await reader.read(follow=True)
+                    pause = 0.5
+            except ClusterError as error:
+                log.debug("log of %s: %s", pod["metadata"]["name"], error)
+                pause = min(pause * 2, POLL_SECONDS)
+            if ended:
+                return
+            await asyncio.sleep(pause)
+
+    async def finish(self, seconds: float) -> None:
+        """Let the logs of pods that have ended come to their end, but not for longer than that."""
+        ended = [task for uid, task in self._tasks.items() if uid in self._ended]
+        if ended:
+            await asyncio.wait(ended, timeout=seconds)
+        await self.close()
+
+    async def rest(self, pods: Iterable[Mapping[str, Any]]) -> None:
+        """Read on from the positions to the end, at full speed; for a worker."""
+        for pod in pods:
+            if self._wanted(pod):
+                with contextlib.suppress(ClusterError):
+                    await self._pod_log(pod, None).read(follow=False)
+
+    async def close(self) -> None:
+        """Stop following."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
