@@ -47,7 +47,13 @@ class AirflowStack:
     """Starts and drives one Airflow."""
 
     def __init__(
-        self, home: Path, dags: Path, *, database: str | None = None, settings: Mapping[str, str] = {}
+        self,
+        home: Path,
+        dags: Path,
+        *,
+        database: str | None = None,
+        settings: Mapping[str, str] = {},
+        variables: Mapping[str, str] = {},
     ) -> None:
         self.home = home
         self.temporary = home / "tmp"
@@ -55,7 +61,8 @@ class AirflowStack:
         self.url = f"http://127.0.0.1:{self.port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._client = httpx.Client(base_url=self.url, timeout=30)
-        self.environment = self._environment(dags, database or f"sqlite:///{home}/airflow.db", settings)
+        database = database or f"sqlite:///{home}/airflow.db"
+        self.environment = {**self._environment(dags, database, settings), **variables}
 
     def _environment(self, dags: Path, database: str, settings: Mapping[str, str]) -> dict[str, str]:
         values = {
@@ -86,7 +93,10 @@ class AirflowStack:
             **settings,
         }
         inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith("AIRFLOW") and k != "PYTHONDONTWRITEBYTECODE"
+            k: v
+            for k, v in os.environ.items()
+            # Jobs go where the test's own connection leads, and nowhere else.
+            if not k.startswith("AIRFLOW") and k not in ("PYTHONDONTWRITEBYTECODE", "KUBECONFIG")
         }
         bin_folder = str(Path(sys.executable).parent)
         return {
@@ -117,17 +127,36 @@ class AirflowStack:
         assert done.returncode == 0, f"airflow {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def start_component(self, component: str) -> None:
-        """Start one component; its output goes to a file of its name."""
-        with (self.home / f"{component}.log").open("ab") as log:
-            self._processes[component] = subprocess.Popen(
+    def start_component(self, component: str, name: str | None = None) -> None:
+        """Start one component, or under another name one more; its output goes to a file of its name."""
+        # A second one on this machine needs another port to serve its logs from.
+        ports = {"AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())} if name else {}
+        name = name or component
+        with (self.home / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
                 ["airflow", component],
-                env=self.environment,
+                env={**self.environment, **ports},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def processes_of(self, name: str) -> list[int]:
+        """Every process of a component's group."""
+        group = self._processes[name].pid
+        members = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if os.getpgid(int(folder.name)) == group:
+                    members.append(int(folder.name))
+        return members
+
+    def kill_component(self, name: str) -> None:
+        """End a component as a power cut does."""
+        process = self._processes.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def stop(self) -> None:
         """Stop every component, politely first."""

@@ -112,11 +112,20 @@ def test_importing_the_package_imports_nothing_of_airflow() -> None:
 @pytest.mark.parametrize("example", sorted((REPOSITORY / "dags").glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_renders_without_any_service(example: Path) -> None:
     """Through the command that users have for it."""
-    tasks = {"digits_ddp": "train", "pytorch_job_local": "add_up"}
+    tasks = {
+        "digits_ddp": "train",
+        "mpi_job_kubernetes": "estimate",
+        "pytorch_job_kubernetes": "fit",
+        "pytorch_job_local": "add_up",
+    }
     command = [str(Path(sys.executable).parent / "airflow-distrib"), "render", str(example), tasks[example.stem]]
     shown = json.loads(subprocess.check_output(command, text=True))
-    assert shown["launcher"] == "local"
-    assert shown.get("known at run time") == (["task_config_overrides"] if "pytorch" in example.stem else None)
+    on_cluster = example.stem.endswith("kubernetes")
+    assert shown["launcher"] == ("kubernetes" if on_cluster else "local")
+    assert ("manifest" in shown) == on_cluster
+    assert shown.get("known at run time") == (
+        ["task_config_overrides"] if example.stem == "pytorch_job_local" else None
+    )
 
 
 def test_render_says_which_tasks_there_are(capsys: pytest.CaptureFixture[str]) -> None:

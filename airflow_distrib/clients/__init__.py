@@ -1,1 +1,1 @@
-"""Clients of the systems' interfaces: asynchronous, without Airflow, each importing its library when it is first used."""
+"""Clients of the systems' interfaces: asynchronous, without Airflow, importing libraries only when used."""

@@ -154,7 +154,9 @@ class KubernetesClient:
             await asyncio.sleep(pause)
 
     @contextlib.asynccontextmanager
-    async def stream(self, path: str, query: Mapping[str, str], *, quiet_for: float) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, quiet_for: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open an answer that goes on, such as a watch or a log; gives its pieces as they come.
 
         Args:
@@ -207,7 +209,7 @@ class KubernetesClient:
                 return
 
     async def _answer(
-        self, method: str, path: str, query: Any, data: bytes | None, content_type: str, timeout: Any
+        self, method: str, path: str, query: Any, data: bytes | None, content_type: str, limits: Any
     ) -> aiohttp.ClientResponse:
         import aiohttp
 
@@ -222,7 +224,13 @@ class KubernetesClient:
         self.requests += 1
         try:
             return await self._session.request(
-                method, f"{configuration.host}{path}", params=query, data=data, headers=headers, timeout=timeout, **options
+                method,
+                f"{configuration.host}{path}",
+                params=query,
+                data=data,
+                headers=headers,
+                timeout=limits,
+                **options,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             detail = str(error) or type(error).__name__
@@ -281,7 +289,7 @@ async def _configuration(settings: KubernetesSettings) -> Any:
     try:
         if settings.in_cluster or (settings.in_cluster is None and _nothing_named(settings)):
             try:
-                config.load_incluster_config(client_configuration=configuration)
+                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             except config.ConfigException:
                 if settings.in_cluster:
                     raise

@@ -120,7 +120,9 @@ class ProblemError(JobError):
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.permanent = problem.retry is Retry.CANNOT_HELP
-        super().__init__(f"{problem.reason}: {problem.message}" + (f"\nWhat to do: {problem.advice}" * bool(problem.advice)))
+        super().__init__(
+            f"{problem.reason}: {problem.message}" + (f"\nWhat to do: {problem.advice}" * bool(problem.advice))
+        )
 
     def __reduce__(self) -> tuple[type[ProblemError], tuple[Problem]]:
         return type(self), (self.problem,)

@@ -25,6 +25,7 @@ def quantity(name: str, value: Any) -> str:
 
 
 def quantities(name: str, value: Any) -> dict[str, str]:
+    """Check for a mapping of resource names to quantities."""
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping of resource names to quantities; got {value!r}")
     return {
@@ -147,7 +148,9 @@ class Replica(Config):
     }
 
     def check_together(self) -> None:
-        requests, limits = (given if isinstance(given, Resources) else Resources() for given in (self.requests, self.limits))
+        requests, limits = (
+            given if isinstance(given, Resources) else Resources() for given in (self.requests, self.limits)
+        )
         for name, asked in _amounts(requests).items():
             most = _amounts(limits).get(name)
             if most is None:

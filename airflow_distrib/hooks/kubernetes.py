@@ -111,7 +111,7 @@ REQUIRED = (
     *((verb, "", "pods") for verb in ("get", "list", "watch", "create", "delete")),
     ("get", "", "pods/log"),
     ("list", "", "events"),
-    *((verb, "", "secrets") for verb in ("create", "delete")),
+    ("create", "", "secrets"),
     *(
         (verb, "kubeflow.org", resource)
         for resource in ("pytorchjobs", "mpijobs")

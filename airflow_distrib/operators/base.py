@@ -137,10 +137,11 @@ class DistributedJobOperator(ConfiguredOperator):
         self.durable = durable
         self.job_ref: JobRef | None = None
         self._run: LocalRun | KubernetesRun | None = None
+        self._killed = False
         self._check_what_runs()
-        self.launcher = self.choose_launcher(self.task_config)
-        if isinstance(self.task_config, Config):
-            config = self.final_config()
+        config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
+        self.launcher = self.choose_launcher(config)
+        if isinstance(config, Config):
             self.check_final(config)
             self._check_rendering(config)
 
@@ -154,13 +155,10 @@ class DistributedJobOperator(ConfiguredOperator):
             check_function(self.python_callable, self.op_args, self.op_kwargs)
         elif self.op_args or self.op_kwargs:
             raise ConfigError("op_kwargs", "there is no function to give it to")
-        if self.command is not None and not configs.is_template(self.command):
-            words = isinstance(self.command, Sequence) and not isinstance(self.command, str)
-            if not words or not self.command or not all(isinstance(word, str) for word in self.command):
-                raise ConfigError("command", f"must be a list of words such as ['python', 'train.py']; got {self.command!r}")
-        if self.manifest is not None and not configs.is_template(self.manifest):
-            if not isinstance(self.manifest, Mapping):
-                raise ConfigError("manifest", f"must be a mapping; got {self.manifest!r}")
+        _check_words(self.command)
+        given_manifest: Any = self.manifest
+        if not (given_manifest is None or isinstance(given_manifest, Mapping) or configs.is_template(given_manifest)):
+            raise ConfigError("manifest", f"must be a mapping; got {given_manifest!r}")
 
     # ------------------------------------------------------------------ for the systems
 
@@ -186,7 +184,9 @@ class DistributedJobOperator(ConfiguredOperator):
         """Meet what only rendering finds, such as a missing image, when the DAG file is parsed."""
         if self.launcher == LOCAL:
             if self.python_callable is None:
-                raise ConfigError("launcher", "local ranks run functions; commands and manifests need launcher='kubernetes'")
+                raise ConfigError(
+                    "launcher", "local ranks run functions; commands and manifests need launcher='kubernetes'"
+                )
             return
         if not self.unknown_fields(config) and not configs.is_template(self.manifest):
             self.cluster(config, self._ordering(config).task(identity_of(None, self), "default"))
@@ -217,7 +217,11 @@ class DistributedJobOperator(ConfiguredOperator):
             namespace = config.namespace or "<the connection's>"
             rendered = self.cluster(config, ordering.task(identity, namespace))
             shown["name"] = rendered.manifest["metadata"]["name"]
-            return {**shown, "manifest": rendered.manifest, "specs": {n: s._asdict() for n, s in rendered.specs.items()}}
+            return {
+                **shown,
+                "manifest": rendered.manifest,
+                "specs": {n: s._asdict() for n, s in rendered.specs.items()},
+            }
         plan = self.local_plan(config, identity.name())
         return {
             **shown,
@@ -290,7 +294,8 @@ class DistributedJobOperator(ConfiguredOperator):
         ordering.check_ranks(self.log)
         if self.launcher == LOCAL:
             return None, asyncio.run(self._execute_locally(context, config, store))
-        run = self._run = ordering.kubernetes_run(store, self.log)
+        run = ordering.kubernetes_run(store, self.log)
+        self._begin(run)
         with ordering.order(context, store) as order:
             waiting, value = asyncio.run(run.start(order, deferrable=self.deferrable, read=_read))
         self.job_ref = run.ref
@@ -301,7 +306,8 @@ class DistributedJobOperator(ConfiguredOperator):
         plan = self.local_plan(config, identity.name())
         payload = self.payload(context)
         store.spec_hash = self._ordering(config).spec_hash()
-        run = self._run = LocalRun(store, self.log, self.execution_timeout)
+        run = LocalRun(store, self.log, self.execution_timeout)
+        self._begin(run)
         run.remove_leftover(identity.try_number)
         options = self._ordering(config).local_options()
         return await run.run(plan, payload, identity.name(), python=self.python, options=options, read=_read)
@@ -320,7 +326,8 @@ class DistributedJobOperator(ConfiguredOperator):
         waits_for = ordering.waited_for(store, waiting)
         store.spec_hash = ordering.spec_hash()
         self.job_ref = waits_for.ref
-        run = self._run = ordering.kubernetes_run(store, self.log)
+        run = ordering.kubernetes_run(store, self.log)
+        self._begin(run)
         if "error" in event and not asyncio.run(run.is_over(waits_for.ref)):
             ordering.leave_or_cancel(run, store, context, waits_for.ref)
             raise DistribError(f"the trigger could not wait for the job: {event['error']}")
@@ -338,17 +345,33 @@ class DistributedJobOperator(ConfiguredOperator):
                 ordering = self._ordering(self.final_config())
                 store.spec_hash = record.spec_hash
                 late = isinstance(error, TaskDeferralTimeout)
-                ordering.leave_or_cancel(ordering.kubernetes_run(store, self.log), store, context, record.ref, late=late)
+                ordering.leave_or_cancel(
+                    ordering.kubernetes_run(store, self.log), store, context, record.ref, late=late
+                )
             raise
 
     def on_kill(self) -> None:
         """Stop the job; called in a signal handler of the process that runs ``execute``."""
+        self._killed = True
         if self._run is not None:
             self._run.kill()
+
+    def _begin(self, run: LocalRun | KubernetesRun) -> None:
+        self._run = run
+        if self._killed:
+            run.kill()
 
 
 def _read(path: str) -> str:
     return str(ObjectStoragePath(path).read_text())
+
+
+def _check_words(command: Any) -> None:
+    if command is None or configs.is_template(command):
+        return
+    words = isinstance(command, Sequence) and not isinstance(command, str)
+    if not words or not command or not all(isinstance(word, str) for word in command):
+        raise ConfigError("command", f"must be a list of words such as ['python', 'train.py']; got {command!r}")
 
 
 def _place(name: str, given: Any) -> Any:

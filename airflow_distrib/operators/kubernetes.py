@@ -63,7 +63,9 @@ class Order:
 class KubernetesRun:
     """One leg of a task; ``say`` writes to the task log."""
 
-    def __init__(self, settings: KubernetesSettings, connection: str, store: RecordStore, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: KubernetesSettings, connection: str, store: RecordStore, say: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._connection = connection
         self._store = store
@@ -120,7 +122,9 @@ class KubernetesRun:
         if adopted is not None:
             self.ref = adopted
             self._store.write(Phase.SUBMITTED, adopted)
-            self._say(f"Adopted {rendered.kind.kind} {order.namespace}/{adopted.name}, which goes on from an earlier try")
+            self._say(
+                f"Adopted {rendered.kind.kind} {order.namespace}/{adopted.name}, which goes on from an earlier try"
+            )
             return adopted, True
         name = rendered.manifest["metadata"]["name"]
         address = {"kind": rendered.kind.key, "namespace": order.namespace}
@@ -232,7 +236,9 @@ class KubernetesRun:
                 left += await self._framed(backend, ref, view)
             return left
         silent = [each for each in left if each.kind == outcomes.FAILURE and not each.log_tail]
-        return [each for each in left if each not in silent] + [await self._with_tail(backend, ref, each) for each in silent]
+        return [each for each in left if each not in silent] + [
+            await self._with_tail(backend, ref, each) for each in silent
+        ]
 
     async def _framed(self, backend: ResourceBackend, ref: JobRef, view: View) -> list[Outcome]:
         """Rank 0's outcome from the log of its pod: too large for a termination message."""

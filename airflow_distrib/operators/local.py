@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -29,7 +28,7 @@ class LocalRun:
         limit: the task's ``execution_timeout``.
     """
 
-    def __init__(self, store: RecordStore, log: logging.Logger, limit: timedelta | None) -> None:
+    def __init__(self, store: RecordStore, log: Any, limit: timedelta | None) -> None:
         self._store = store
         self._log = log
         self._limit = limit

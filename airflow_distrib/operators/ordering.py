@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import logging
 import secrets
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -87,7 +86,7 @@ class Ordering:
                 what.append(getattr(function, "__qualname__", type(function).__qualname__))
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
-    def check_ranks(self, log: logging.Logger) -> None:
+    def check_ranks(self, log: Any) -> None:
         """Say which of ``log_ranks`` do not exist."""
         size = getattr(self._config, "world_size", None)
         beyond = [rank for rank in self._operator.log_ranks or () if size is not None and rank >= size]
@@ -96,7 +95,7 @@ class Ordering:
 
     # ------------------------------------------------------------------ Kubernetes
 
-    def kubernetes_run(self, store: RecordStore, log: logging.Logger) -> KubernetesRun:
+    def kubernetes_run(self, store: RecordStore, log: Any) -> KubernetesRun:
         """A leg on a worker; reads the connection."""
         connection = self._operator.kubernetes_conn_id
         settings = KubernetesHook(connection).settings()
@@ -172,7 +171,9 @@ class Ordering:
         # "airflow dags test" drops the arguments of a deferral.
         record = store.read()
         if record is None or record.ref is None:
-            raise ConfigError("durable", "must stay True where Airflow drops a deferral's arguments ('airflow dags test')")
+            raise ConfigError(
+                "durable", "must stay True where Airflow drops a deferral's arguments ('airflow dags test')"
+            )
         return Waiting(record.ref, self._operator.kubernetes_conn_id)
 
     def leave_or_cancel(

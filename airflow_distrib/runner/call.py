@@ -22,7 +22,9 @@ def load(spec: Spec) -> payload.Call:
     """Read and check the payload that ``spec`` names."""
     data = payload.fetch(spec.payload)
     if spec.payload_sha256 and hashlib.sha256(data).hexdigest() != spec.payload_sha256:
-        raise payload.PayloadError("{} is not what this job was submitted with: its digest differs".format(spec.payload))
+        raise payload.PayloadError(
+            "{} is not what this job was submitted with: its digest differs".format(spec.payload)
+        )
     return payload.unwrap(data)
 
 

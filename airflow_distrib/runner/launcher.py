@@ -10,18 +10,9 @@ from typing import Callable, List, Mapping
 PATIENCE = 1800.0
 
 
-def known_variables(command: List[str], environment: Mapping[str, str]) -> List[str]:
-    """Leave out ``-x NAME`` for variables that are not set here: mpirun would complain."""
-    kept: List[str] = []
-    words = iter(command)
-    for word in words:
-        if word != "-x":
-            kept.append(word)
-            continue
-        name = next(words, "")
-        if "=" in name or name in environment:
-            kept += ["-x", name]
-    return kept
+def exports(names: List[str], environment: Mapping[str, str]) -> List[str]:
+    """``-x NAME`` for the variables that are set here: mpirun would complain about the others."""
+    return [word for name in names if name in environment for word in ("-x", name)]
 
 
 def wait_for_hosts(hostfile: str, port: int, say: Callable[[str], None], goes_on: Callable[[], bool]) -> None:

@@ -22,6 +22,8 @@ from airflow_distrib.runner.outcome import Outcome
 # Kubernetes keeps this much of /dev/termination-log.
 MAX_TERMINATION_BYTES = 4096
 FRAME_CHARACTERS = 8192
+# A result of 1 MiB with its warnings, and no bomb.
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 FRAME_MARK = "::airflow-distrib "
 _FRAME = re.compile(r"^::airflow-distrib (?P<digest>[0-9a-f]{16}) (?P<index>\d+)/(?P<count>\d+) (?P<data>\S*)$")
 _INLINE = "z:"
@@ -128,4 +130,11 @@ def _compress(text: str) -> str:
 
 
 def _decompress(data: str) -> str:
-    return zlib.decompress(base64.b64decode(data)).decode()
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(base64.b64decode(data), MAX_DOCUMENT_BYTES)
+        if unpacker.unconsumed_tail:
+            raise outcomes.OutcomeUnreadable("a document of more than {} bytes".format(MAX_DOCUMENT_BYTES))
+        return text.decode()
+    except (zlib.error, ValueError) as error:
+        raise outcomes.OutcomeUnreadable("not a packed document: {}".format(error)) from None

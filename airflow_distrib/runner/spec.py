@@ -54,7 +54,9 @@ class Spec(NamedTuple):
         reports: the outcome goes to the launcher's supervisor, whose address is in the
             environment variable :data:`airflow_distrib.runner.collector.ADDRESS`.
         token: what a report must carry.
-        command: what to start (LAUNCHER).
+        command: the launcher and its arguments (LAUNCHER).
+        exports: variables that it hands on to the ranks with ``-x``, those that are set.
+        program: what it starts on every rank.
         hostfile: hosts that must answer on ``ssh_port`` before ``command`` is started.
     """
 
@@ -73,6 +75,8 @@ class Spec(NamedTuple):
     reports: bool = False
     token: str = ""
     command: List[str] = []
+    exports: List[str] = []
+    program: List[str] = []
     hostfile: Optional[str] = None
     ssh_port: int = 22
 

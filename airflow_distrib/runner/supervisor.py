@@ -105,7 +105,8 @@ class Supervisor:
         path = os.path.join(self.spec.directory, "spec.json")
         for number in range(self.spec.processes):
             if self.spec.mode == specs.LAUNCHER:
-                child = Child(launcher.known_variables(self.spec.command, base), base, None)
+                exports = launcher.exports(self.spec.exports, base)
+                child = Child([*self.spec.command, *exports, *self.spec.program], base, None)
             elif self.spec.mode == specs.ELASTIC:
                 child = Child([*python, "--agent", path, str(number)], base, None)
             elif self.spec.mode == specs.RANKS:
@@ -249,7 +250,9 @@ class Supervisor:
         failed = any(each.kind == outcome.FAILURE for each in report.collect(self.spec.directory))
         for node, child in enumerate(self.children):
             if child.rank is None and child.code != 0 and not failed and self._stopped_by is None:
-                report.leave(self.spec.directory, self._ended_silently(child, self._launcher_name()), "agent-{}".format(node))
+                report.leave(
+                    self.spec.directory, self._ended_silently(child, self._launcher_name()), "agent-{}".format(node)
+                )
         if self._stopped_by is not None:
             name = process.signal_name(self._stopped_by)
             stopped = outcome.now(outcome.TERMINATED, None, message="the job was stopped by {}".format(name))

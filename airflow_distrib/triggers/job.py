@@ -34,7 +34,7 @@ class JobTrigger(BaseTrigger):
     """
 
     def __init__(self, waiting: Mapping[str, Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # Airflow's
         self.waiting = dict(waiting)
         self._fired = False
 
@@ -51,7 +51,7 @@ class JobTrigger(BaseTrigger):
             event = {"error": f"{type(error).__name__}: {error}"}
         # Airflow cancels what is still running after its event, and takes that for a kill.
         self._fired = True
-        yield TriggerEvent(event)
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call] # Airflow's
 
     async def _wait(self) -> dict[str, Any]:
         waiting = Waiting.from_json(self.waiting)
@@ -106,7 +106,7 @@ class JobTrigger(BaseTrigger):
         """The task instance's present state; asked again when Airflow does not answer."""
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-        ti = self.task_instance
+        ti: Any = self.task_instance
         for pause in (1.0, 5.0, 15.0, 0.0):
             try:
                 states = await asyncio.to_thread(

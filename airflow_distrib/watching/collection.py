@@ -41,7 +41,7 @@ def slim(found: Object) -> dict[str, Any]:
     }
 
 
-class Gone(Exception):  # noqa: N818 - the API's own word for it
+class Gone(Exception):
     """The place in the stream of changes is too old: HTTP 410."""
 
 

@@ -170,9 +170,7 @@ class JobWait:
                 await self.logs.finish(LOG_SECONDS)
         status = verdict.status
         succeeded = status.state is JobState.SUCCEEDED if status.state.finished else None
-        return Ending(
-            succeeded, status.reason, status.message, verdict.problem, verdict.left, self.logs.positions()
-        )
+        return Ending(succeeded, status.reason, status.message, verdict.problem, verdict.left, self.logs.positions())
 
     async def _decided(self, feed: JobFeed) -> Verdict:
         while True:
@@ -229,5 +227,3 @@ class JobWait:
 def _timed_out(verdict: Verdict) -> Problem:
     state = verdict.status.state.value
     return Problem(TIMED_OUT, f"the job was still {state} when the task's execution_timeout was over")
-
-

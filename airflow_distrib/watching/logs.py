@@ -185,11 +185,10 @@ class JobLogs:
         """Begin to follow pods that have started, and learn which have ended."""
         for pod in pods:
             uid = pod["metadata"]["uid"]
-            if pod.get("deleted") or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            phase = (pod.get("status") or {}).get("phase")
+            if pod.get("deleted") or phase in ("Succeeded", "Failed") or ending(self._kind, pod) is not None:
                 self._ended.add(uid)
-            elif ending(self._kind, pod) is not None:
-                self._ended.add(uid)
-            started = (pod.get("status") or {}).get("phase") not in (None, "Pending")
+            started = phase not in (None, "Pending")
             if started and uid not in self._tasks and not pod.get("deleted") and self._wanted(pod):
                 self._tasks[uid] = asyncio.create_task(self._follow(pod, uid))
 

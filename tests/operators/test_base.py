@@ -66,7 +66,7 @@ class Started(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while self._task._job is None:
+        while self._task._run is None or self._task._run.job is None:
             time.sleep(0.05)
         time.sleep(0.5)
         self._act()
@@ -209,8 +209,7 @@ def test_airflows_own_timeout_ends_the_job() -> None:
             task.execute(context())
     finally:
         signal.signal(signal.SIGUSR1, previous)
-    assert task._job is not None
-    assert not Path(task._job.ref.address["directory"]).exists()
+    assert not Path(task._run.job.ref.address["directory"]).exists()
 
 
 def test_a_leftover_of_the_try_before_is_removed_first(tmp_path: Path) -> None:
@@ -246,10 +245,10 @@ def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
             {"task_config": PyTorchJob(worker=Replica(replicas=1))},
             "task_config: must be of type Elastic, not PyTorchJob",
         ),
-        ({"task_config": Elastic(nnodes=2)}, "nnodes: 2 nodes need a cluster"),
+        ({"task_config": Elastic(nnodes=2)}, "image: is required on Kubernetes"),
         ({"task_config": Elastic}, r"task_config: got the class Elastic; write Elastic\(...\)"),
         ({"task_config": "spawn"}, "task_config: must be of type Elastic or a mapping; got 'spawn'"),
-        ({"task_config_overrides": {"nnodes": 2}}, "nnodes: 2 nodes need a cluster"),
+        ({"task_config_overrides": {"nnodes": 2}}, "image: is required on Kubernetes"),
         ({"task_config_overrides": ["x"]}, "task_config_overrides: must be a mapping of fields to replace"),
         ({"task_config_overrides": {"max_restarts": None}}, "max_restarts: must not be None"),
         ({"log_ranks": 0}, "log_ranks: must be a list of ranks"),
@@ -258,7 +257,7 @@ def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
         ({"python_callable": len}, "op_args and op_kwargs: do not fit len: missing a required argument: 'obj'"),
         ({"task_config_overrides": {"nproc_per_node": 0}}, "nproc_per_node: must be"),
         ({"task_config_overrides": {"procs": 1}}, r"Elastic\.procs: there is no such field"),
-        ({"launcher": "slurm"}, "launcher: ElasticOperator runs with local; got 'slurm'"),
+        ({"launcher": "slurm"}, "launcher: ElasticOperator runs with local or kubernetes; got 'slurm'"),
         ({"log_ranks": "some"}, "log_ranks: must be a list of ranks"),
         ({"log_ranks": [-1]}, "log_ranks: must be a list of ranks"),
         ({"termination_grace_seconds": 0}, "termination_grace_seconds: must be"),
@@ -283,9 +282,9 @@ def test_a_parameter_that_asks_for_a_live_object_is_refused() -> None:
         operator(train)
 
 
-def test_pytorch_jobs_without_the_local_launcher_say_what_to_do() -> None:
-    """This release has no other."""
-    with pytest.raises(ConfigError, match=r"launcher: .*launcher='local'"):
+def test_pytorch_jobs_on_a_cluster_need_an_image() -> None:
+    """Met when the DAG file is parsed."""
+    with pytest.raises(ConfigError, match="^image: is required on Kubernetes"):
         PyTorchJobOperator(task_id="t", python_callable=print, task_config={"worker": {"replicas": 1}})
 
 
@@ -373,7 +372,7 @@ def test_render_names_what_is_known_only_at_run_time() -> None:
     with DAG("d", schedule=None):
         task.task_config_overrides = XComArg(BaseOperator(task_id="first"))
     shown = task.render()
-    assert shown["known at run time"] == ["task_config.worker.replicas", "task_config.env", "task_config_overrides"]
+    assert shown["known at run time"] == ["task_config.env", "task_config.worker.replicas", "task_config_overrides"]
     assert shown["config"]["worker"] == {"replicas": "{{ params.n }}"}
     assert "spec" not in shown
 

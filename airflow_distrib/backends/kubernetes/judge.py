@@ -83,7 +83,7 @@ def _finished(kind: Kind, ref: JobRef, view: View, status: JobStatus, left: tupl
 def _runs(kind: Kind, pod: Object) -> bool:
     """Whether the main container of a pod is at work."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    main = next((each for each in statuses if each["name"] == kind.container), {})
+    main: Object = next((each for each in statuses if each["name"] == kind.container), {})
     return not pod.get("deleted") and "running" in (main.get("state") or {})
 
 
@@ -102,7 +102,7 @@ def _going_on(
     kind: Kind, view: View, status: JobStatus, left: tuple[Outcome, ...], patience: Patience, now: float
 ) -> Verdict:
     waits = []
-    for problem, since in _problems(kind, view, status):
+    for problem, since in _problems(kind, view):
         allowed = patience.of(problem.reason)
         if allowed is None:
             continue
@@ -112,7 +112,7 @@ def _going_on(
     return Verdict(status, left=left, wait=min(waits, default=None))
 
 
-def _problems(kind: Kind, view: View, status: JobStatus) -> Iterator[tuple[Problem, float]]:
+def _problems(kind: Kind, view: View) -> Iterator[tuple[Problem, float]]:
     resource = view.resource or {}
     running = sum(1 for pod in view.pods if _runs(kind, pod))
     enough = running >= min(kind.enough_pods(resource), kind.expected_pods(resource))

@@ -37,9 +37,9 @@ class Kind:
     container: str
     read: Callable[[Object], JobStatus]
     expected_pods: Callable[[Object], int]
-    enough_pods: Callable[[Object], int] = field(default=lambda resource: 1_000_000)
-    reports: Callable[[str], bool] = field(default=lambda role: True)
-    rank: Callable[[str], int | None] = field(default=lambda role: None)
+    enough_pods: Callable[[Object], int] = field(default=lambda _: 1_000_000)
+    reports: Callable[[str], bool] = field(default=lambda _: True)
+    rank: Callable[[str], int | None] = field(default=lambda _: None)
 
     def path(self, namespace: str, name: str = "") -> str:
         """Path of the collection, or of one object, in the API."""

@@ -159,5 +159,7 @@ def needs_image(template: Mapping[str, Any], role: str) -> None:
     container = template["spec"]["containers"][0]
     if not container.get("image"):
         raise ConfigError(
-            "image", f"is required on Kubernetes; {role} has none: an image with Python and what your function imports"
+            "image",
+            f"is required on Kubernetes, and {role} has none: name an image with Python and what your function imports "
+            "(launcher='local' runs without, on the Airflow worker)",
         )

@@ -40,7 +40,9 @@ class Role:
     readiness_port: int | None = None
 
 
-def pod_template(config: ClusterConfig, replica: Replica | None, role: Role, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def pod_template(
+    config: ClusterConfig, replica: Replica | None, role: Role, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
     """Render one replica's template.
 
     In this order, each over the one before: the config's pod template, the replica's, the
@@ -69,7 +71,9 @@ def _split(spec: Mapping[str, Any], role: Role) -> tuple[dict[str, Any], dict[st
         )
     main = main or {}
     if role.command is not None and ("command" in main or "args" in main):
-        raise ConfigError("pod_template", "the main container's command and args are set by the operator; leave them out")
+        raise ConfigError(
+            "pod_template", "the main container's command and args are set by the operator; leave them out"
+        )
     others = [each for each in containers if each is not main and each.get("name") != main.get("name")]
     return {**spec, "containers": others}, {**main, "name": role.container}
 

@@ -17,10 +17,17 @@ from airflow_distrib.core.status import Problem, Retry
 
 Pod = Mapping[str, Any]
 
-PREEMPTED = frozenset({"Preempted", "Evicted", "Shutdown", "Terminated", "NodeShutdown", "NodeAffinity", "TerminationByKubelet"})
+PREEMPTED = frozenset(
+    {"Preempted", "Evicted", "Shutdown", "Terminated", "NodeShutdown", "NodeAffinity", "TerminationByKubelet"}
+)
 NODE_LOST = frozenset({"NodeLost", "UnexpectedAdmissionError", "DeletionByTaintManager"})
 
-UNSCHEDULABLE, QUOTA, IMAGE_PULL, INVALID_IMAGE = "Unschedulable", "QuotaExceeded", "ImagePullFailed", "InvalidImageName"
+UNSCHEDULABLE, QUOTA, IMAGE_PULL, INVALID_IMAGE = (
+    "Unschedulable",
+    "QuotaExceeded",
+    "ImagePullFailed",
+    "InvalidImageName",
+)
 CONTAINER_CONFIG, CONTAINER_CREATE, NOT_READY = "CreateContainerConfigError", "CreateContainerError", "VolumeNotMounted"
 NOT_SEEN = "NoController"
 
@@ -109,9 +116,10 @@ def _of_pod(pod: Pod, status: Mapping[str, Any]) -> Iterator[tuple[Problem, floa
     name = pod["metadata"]["name"]
     scheduled = next((each for each in status.get("conditions") or () if each["type"] == "PodScheduled"), None)
     if scheduled and scheduled["status"] == "False" and scheduled.get("reason") == "Unschedulable":
-        yield _problem(UNSCHEDULABLE, f"pod {name}: {scheduled.get('message', '')}"), seconds(
-            scheduled.get("lastTransitionTime")
-        ) or created
+        yield (
+            _problem(UNSCHEDULABLE, f"pod {name}: {scheduled.get('message', '')}"),
+            seconds(scheduled.get("lastTransitionTime")) or created,
+        )
     # When a pod was bound to a node its containers begin to be made.
     bound = seconds((scheduled or {}).get("lastTransitionTime")) or created
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
@@ -120,6 +128,9 @@ def _of_pod(pod: Pod, status: Mapping[str, Any]) -> Iterator[tuple[Problem, floa
         if known is None:
             continue
         reason, retry = known
+        if reason == IMAGE_PULL and "invalid reference format" in str(waiting.get("message")):
+            # containerd finds out what kubelet did not.
+            reason, retry = INVALID_IMAGE, Retry.CANNOT_HELP
         said = _short(str(waiting.get("message") or waiting.get("reason")))
         image = f" (image {container.get('image')})" if reason in (IMAGE_PULL, INVALID_IMAGE) else ""
         yield _problem(reason, f"container {container['name']} of pod {name}{image}: {said}", retry), bound
@@ -129,7 +140,9 @@ def from_events(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Problem, 
     """What events say of pods that could not be made, or not be given their volumes."""
     for event in events:
         message = str(event.get("message", ""))
-        since = seconds(event.get("firstTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp"))
+        since = seconds(
+            event.get("firstTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp")
+        )
         if event.get("type") != "Warning":
             continue
         if "exceeded quota" in message:
@@ -150,18 +163,26 @@ def not_seen(kind: str, since: float) -> tuple[Problem, float]:
 def ended(pods: Iterable[Pod]) -> Problem | None:
     """What ended pods from outside: eviction, preemption, a node that went away."""
     for pod in pods:
-        status = pod.get("status") or {}
-        name = pod["metadata"]["name"]
-        disrupted = next(
-            (each for each in status.get("conditions") or () if each["type"] == "DisruptionTarget" and each["status"] == "True"),
-            {},
-        )
-        for reason, message in ((status.get("reason"), status.get("message")), (disrupted.get("reason"), disrupted.get("message"))):
-            if reason in PREEMPTED or (reason and "Preempt" in str(reason)) or reason == "EvictionByEvictionAPI":
-                return Problem("Preempted", f"pod {name}: {reason}: {message or 'no further word'}", "retry it, or give it more priority")
+        for reason, message in _disruptions(pod.get("status") or {}):
+            text = f"pod {pod['metadata']['name']}: {reason}: {message or 'no further word'}"
+            if reason in PREEMPTED or "Preempt" in reason or reason == "EvictionByEvictionAPI":
+                return Problem("Preempted", text, "retry it, or give it more priority")
             if reason in NODE_LOST:
-                return Problem("NodeLost", f"pod {name}: {reason}: {message or 'no further word'}", "retry it")
+                return Problem("NodeLost", text, "retry it")
     return None
+
+
+def _disruptions(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Reasons and messages of a pod's status, and of its condition ``DisruptionTarget``."""
+    told = [status]
+    told += [
+        each
+        for each in status.get("conditions") or ()
+        if each["type"] == "DisruptionTarget" and each["status"] == "True"
+    ]
+    for each in told:
+        if each.get("reason"):
+            yield str(each["reason"]), str(each.get("message") or "")
 
 
 def _problem(reason: str, message: str, retry: Retry = Retry.MAY_HELP) -> Problem:

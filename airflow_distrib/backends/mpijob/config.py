@@ -111,8 +111,14 @@ class MPIJob(ClusterConfig):
         if isinstance(launcher, Replica) and launcher.replicas not in (None, 1):
             raise ConfigError("launcher.replicas", f"there is always one launcher; got {launcher.replicas!r}")
         for name, replica in (("worker", worker), ("launcher", launcher)):
-            if isinstance(replica, Replica) and replica.restart_policy is RestartPolicy.ALWAYS and self.api_version == V2:
-                raise ConfigError(f"{name}.restart_policy", "must be OnFailure or Never: the mpi-operator takes no other")
+            if (
+                isinstance(replica, Replica)
+                and replica.restart_policy is RestartPolicy.ALWAYS
+                and self.api_version == V2
+            ):
+                raise ConfigError(
+                    f"{name}.restart_policy", "must be OnFailure or Never: the mpi-operator takes no other"
+                )
         if self.api_version == V1:
             for name in _V2_ONLY:
                 if getattr(self, name) is not None:

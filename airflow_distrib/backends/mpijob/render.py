@@ -42,7 +42,9 @@ def cluster(config: MPIJob, task: Task) -> Rendered:
     assert isinstance(worker, Replica)
     launcher = config.launcher if isinstance(config.launcher, Replica) else Replica()
     roles = manifest.replica_type("Launcher", 1, _launcher(config, task, launcher), _restarts(launcher))
-    roles |= manifest.replica_type("Worker", int(worker.replicas or 0), _worker(config, task, worker), _restarts(worker))
+    roles |= manifest.replica_type(
+        "Worker", int(worker.replicas or 0), _worker(config, task, worker), _restarts(worker)
+    )
     wanted: dict[str, Any] = {
         "slotsPerWorker": int(config.slots),
         "runPolicy": manifest.run_policy(config, task),
@@ -73,7 +75,9 @@ def _specs(config: MPIJob, task: Task) -> dict[str, specs.Spec]:
     launcher = task.spec(
         specs.LAUNCHER,
         token=task.token,
-        command=mpirun(config, task, [*(task.runner_command() or ())]),
+        command=mpirun(config, task),
+        exports=_exports(config, task) if _implementation(config) == OPEN_MPI else [],
+        program=task.runner_command(),
         hostfile=HOSTFILE if config.api_version != V1 else None,
         ssh_port=int(config.ssh_port or SSH_PORT),
         # The ranks have chosen already what they print.
@@ -83,29 +87,32 @@ def _specs(config: MPIJob, task: Task) -> dict[str, specs.Spec]:
     return {LAUNCHER_SPEC: launcher, manifest.SPEC: rank}
 
 
-def mpirun(config: MPIJob, task: Task, program: list[str]) -> list[str]:
-    """The whole command line: ``mpirun -np RANKS ... program``."""
-    implementation = config.implementation or OPEN_MPI
+def mpirun(config: MPIJob, task: Task) -> list[str]:
+    """``mpirun -np RANKS ...``, without the variables to export for Open MPI, and without the program."""
+    implementation = _implementation(config)
     arguments = DEFAULT_ARGUMENTS[implementation] if config.mpirun_arguments is None else config.mpirun_arguments
-    # An SSH server gives its processes a new environment; what the ranks need has to be named.
-    names = ["PATH", "LD_LIBRARY_PATH", *(config.env or {}), *(config.env_secrets or {})]
-    if task.runs_function:
-        names.append(collector.ADDRESS)
-    if implementation == OPEN_MPI:
-        exports = [word for name in names for word in ("-x", name)]
-    else:
-        exports = ["-genvlist", ",".join(names)]
-    return ["mpirun", "-np", str(config.world_size), *arguments, *exports, *program]
+    names = [] if implementation == OPEN_MPI else ["-genvlist", ",".join(_exports(config, task))]
+    return ["mpirun", "-np", str(config.world_size), *arguments, *names]
+
+
+def _implementation(config: MPIJob) -> str:
+    return config.implementation or OPEN_MPI
+
+
+def _exports(config: MPIJob, task: Task) -> list[str]:
+    """An SSH server gives its processes a new environment; what the ranks need has to be named."""
+    ours = [collector.ADDRESS] if task.runs_function else []
+    return ["PATH", "LD_LIBRARY_PATH", *(config.env or {}), *(config.env_secrets or {}), *ours]
 
 
 def _launcher(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
     command = task.runner_command(LAUNCHER_SPEC)
     if command is not None and not task.runs_function:
-        command = mpirun(config, task, command)
+        known = [name for name in _exports(config, task) if name != "LD_LIBRARY_PATH"]
+        exports = [word for name in known for word in ("-x", name)] if _implementation(config) == OPEN_MPI else []
+        command = [*mpirun(config, task), *exports, *command]
     own_address = {"name": collector.POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
-    role = pods.Role(
-        MPIJOB.container, command, task.secret(MPIJOB), env=(own_address,) if task.runs_function else ()
-    )
+    role = pods.Role(MPIJOB.container, command, task.secret(MPIJOB), env=(own_address,) if task.runs_function else ())
     return _template(config, task, replica, role, "the launcher")
 
 
@@ -127,9 +134,9 @@ def _template(config: MPIJob, task: Task, replica: Replica, role: pods.Role, who
     if not task.manifest:
         manifest.needs_image(rendered, who)
     container = rendered["spec"]["containers"][0]
-    if who == "the launcher" and any("gpu" in name for name in container.get("resources", {}).get("limits", {})):
-        if not config.run_launcher_as_worker:
-            raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; leave it out")
+    idle = who == "the launcher" and not config.run_launcher_as_worker
+    if idle and any("gpu" in name for name in container.get("resources", {}).get("limits", {})):
+        raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; leave it out")
     return rendered
 
 

@@ -36,5 +36,5 @@ POD = Kind(
     name_limit=63,
     container="rank",
     read=read,
-    expected_pods=lambda resource: 1,
+    expected_pods=lambda _: 1,
 )

@@ -1,0 +1,74 @@
+"""The standard connection, as Airflow's own provider writes it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.hooks.kubernetes import KubernetesHook
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, **extra: Any) -> KubernetesHook:
+    """A hook whose connection has this extra."""
+    value = json.dumps({"conn_type": "kubernetes", "extra": extra})
+    monkeypatch.setenv("AIRFLOW_CONN_LAB", value)
+    return KubernetesHook("lab")
+
+
+def test_every_field_of_the_connection_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under its old, prefixed name."""
+    hook = connect(
+        monkeypatch,
+        kube_config_path="/k",
+        cluster_context="prod",
+        extra__kubernetes__namespace="ml",
+        disable_verify_ssl="True",
+    )
+    settings = hook.settings()
+    assert (settings.kube_config_path, settings.context, settings.namespace) == ("/k", "prod", "ml")
+    assert (settings.verify_tls, settings.in_cluster) == (False, None)
+
+
+def test_a_kubeconfig_may_be_in_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As text or as a mapping."""
+    for given in ({"clusters": []}, '{"clusters": []}'):
+        assert connect(monkeypatch, kube_config=given).settings().kube_config == {"clusters": []}
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"in_cluster": True, "kube_config_path": "/k"}, "connection 'lab': says both in_cluster and kube_config_path"),
+        ({"in_cluster": "perhaps"}, "connection 'lab': in_cluster must be true or false; got 'perhaps'"),
+        ({"kube_config": "clusters: []"}, "connection 'lab': kube_config must be a kubeconfig as JSON"),
+    ],
+)
+def test_a_field_that_cannot_work_is_named(
+    extra: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the connection's id."""
+    with pytest.raises(ConfigError, match=message):
+        connect(monkeypatch, **extra).settings()
+
+
+def test_an_unknown_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the default one may be missing, and only where there is something to fall back to."""
+    with pytest.raises(ConfigError, match="there is no connection 'typo'"):
+        KubernetesHook("typo").settings()
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigError, match="there is no connection 'kubernetes_default', this is no pod of a cluster"):
+        KubernetesHook().settings()
+    monkeypatch.setenv("KUBECONFIG", "/k")
+    assert KubernetesHook().settings().namespace == "default"
+
+
+def test_the_test_button_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of a traceback."""
+    works, text = connect(monkeypatch, kube_config_path="/no/such/file").test_connection()
+    assert not works
+    assert "the kubeconfig is /no/such/file" in text

@@ -1,0 +1,194 @@
+"""mpirun's side of the runner: ranks elsewhere, one supervisor that knows how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_distrib.core import archive, packing
+from airflow_distrib.runner import collector, launcher, report
+from airflow_distrib.runner import outcome as outcomes
+from airflow_distrib.runner import spec as specs
+from airflow_distrib.runner.outcome import Outcome
+
+# Starts ranks as mpirun does: a number in the environment, output passed on, the first
+# failure ends the others.
+MPIRUN = """#!{python}
+import os, subprocess, sys
+ranks = int(sys.argv[1])
+running = [
+    subprocess.Popen(sys.argv[2:], env={{**os.environ, "OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_SIZE": str(ranks)}})
+    for n in range(ranks)
+]
+codes = [each.wait() for each in running]
+sys.exit(max(abs(code) for code in codes))
+"""
+
+
+def run(function: Callable[..., Any], folder: Path, **fields: Any) -> tuple[int, str, Outcome | None]:
+    """Exit status, log and document of a launcher's pod."""
+    mpirun = folder / "mpirun"
+    mpirun.write_text(MPIRUN.format(python=sys.executable))
+    mpirun.chmod(mpirun.stat().st_mode | stat.S_IXUSR)
+    (folder / "runner.pyz").write_bytes(archive.build())
+    (folder / "payload").write_bytes(packing.pack(function, [], {}))
+    rank = specs.Spec(
+        specs.ENVIRONMENT, "", scratch=str(folder), payload_file=str(folder / "payload"), reports=True, token="secret"
+    )
+    (folder / "spec.json").write_text(rank.to_json())
+    program = [sys.executable, str(folder / "runner.pyz"), str(folder / "spec.json")]
+    whole = specs.Spec(
+        specs.LAUNCHER,
+        "",
+        scratch=str(folder),
+        termination_log=str(folder / "log"),
+        command=[str(mpirun), "3"],
+        program=program,
+        token="secret",
+        **fields,
+    )
+    (folder / "launcher.json").write_text(whole.to_json())
+    command = [sys.executable, str(folder / "runner.pyz"), str(folder / "launcher.json")]
+    environment = {**os.environ, collector.POD_IP: "127.0.0.1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    log = folder / "log"
+    return done.returncode, done.stdout, report.from_termination_message(log.read_text()) if log.exists() else None
+
+
+def test_rank_zeros_value_reaches_the_launchers_pod(tmp_path: Path) -> None:
+    """And its log has every rank's lines."""
+
+    def add() -> int:
+        import os
+
+        print("hello")
+        return int(os.environ["RANK"]) + int(os.environ["WORLD_SIZE"])
+
+    code, log, document = run(add, tmp_path)
+    assert code == 0
+    assert sorted(log.splitlines()) == [f"[rank {n}] hello" for n in range(3)]
+    assert document is not None
+    assert (document.rank, document.result) == (0, "3")
+
+
+def test_a_large_value_does_too(tmp_path: Path) -> None:
+    """At the end of the launcher's log."""
+
+    def large() -> str:
+        import os
+
+        return os.urandom(20_000).hex()
+
+    code, log, document = run(large, tmp_path)
+    assert (code, document) == (0, None)
+    found = report.from_frames(log.splitlines())
+    assert found is not None
+    assert len(found.result or "") == 40_002
+
+
+def test_the_failing_rank_is_named_and_not_mpirun(tmp_path: Path) -> None:
+    """Which only knows its exit status."""
+
+    def fail() -> None:
+        import os
+
+        if os.environ["RANK"] == "2":
+            raise ValueError("no such column")
+
+    code, _, document = run(fail, tmp_path)
+    assert code == 1
+    assert document is not None
+    assert (document.rank, document.error_type, document.world_size) == (2, "ValueError", 3)
+
+
+def test_a_launcher_that_fails_by_itself_is_named(tmp_path: Path) -> None:
+    """As when a host cannot be reached."""
+    whole = specs.Spec(specs.LAUNCHER, "", termination_log=str(tmp_path / "log"), command=["false"], token="s")
+    (tmp_path / "launcher.json").write_text(whole.to_json())
+    (tmp_path / "runner.pyz").write_bytes(archive.build())
+    command = [sys.executable, str(tmp_path / "runner.pyz"), str(tmp_path / "launcher.json")]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 1
+    document = report.from_termination_message((tmp_path / "log").read_text())
+    assert document is not None
+    assert "false ended with exit status 1" in document.message
+
+
+@pytest.mark.parametrize("message", [b"{}\n", b"nonsense\n", b'{"token": "wrong", "outcome": "{}"}\n', b""])
+def test_the_collector_takes_nothing_without_the_token(message: bytes, tmp_path: Path) -> None:
+    """Anybody in the cluster can connect."""
+    listening = collector.Collector(str(tmp_path), "right")
+    try:
+        address = listening.start().rpartition(":")
+        with socket.create_connection(("127.0.0.1", int(address[2])), timeout=5) as connection:
+            connection.sendall(message)
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(10) == b""
+        assert report.collect(str(tmp_path)) == []
+    finally:
+        listening.shutdown()
+        listening.server_close()
+
+
+def test_a_report_that_nobody_takes_says_so(tmp_path: Path) -> None:
+    """The rank then writes it into its log."""
+    ended = Outcome(outcomes.SUCCESS, 0, result="1")
+    assert not collector.send(ended, "t", {})
+    assert not collector.send(ended, "t", {collector.ADDRESS: "127.0.0.1:1"})
+
+
+def test_variables_that_are_not_set_are_not_exported() -> None:
+    """mpirun would complain about each."""
+    assert launcher.exports(["HERE", "MISSING", "THERE"], {"HERE": "1", "THERE": ""}) == ["-x", "HERE", "-x", "THERE"]
+
+
+@pytest.mark.parametrize("text", ["a slots=2\nb slots=2\n", "a:2\nb:2\n", "# workers\na\n\nb\n"])
+def test_hosts_are_read_from_every_implementations_file(text: str, tmp_path: Path) -> None:
+    """Open MPI's and the others'."""
+    (tmp_path / "hostfile").write_text(text)
+    assert launcher.hosts(str(tmp_path / "hostfile")) == ["a", "b"]
+
+
+def test_hosts_are_waited_for(tmp_path: Path) -> None:
+    """Until each takes connections."""
+    (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\n")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    opened: list[socket.socket] = []
+    timer = threading.Timer(0.5, lambda: opened.append(socket.create_server(("127.0.0.1", port))))
+    timer.start()
+    launcher.wait_for_hosts(str(tmp_path / "hostfile"), port, print, lambda: True)
+    assert opened
+    opened[0].close()
+    launcher.wait_for_hosts(str(tmp_path / "hostfile"), port, print, lambda: False)
+
+
+def test_a_payload_from_elsewhere_must_be_the_one_that_was_submitted(tmp_path: Path) -> None:
+    """Whoever can write to a bucket must not get his code run."""
+    (tmp_path / "payload").write_bytes(packing.pack(int, [], {}))
+    spec = specs.Spec(
+        specs.ENVIRONMENT,
+        "",
+        scratch=str(tmp_path),
+        payload_file=f"file://{tmp_path}/payload",
+        payload_sha256="0" * 64,
+        termination_log=str(tmp_path / "log"),
+    )
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    (tmp_path / "runner.pyz").write_bytes(archive.build())
+    command = [sys.executable, str(tmp_path / "runner.pyz"), str(tmp_path / "spec.json")]
+    assert subprocess.run(command, timeout=60, check=False, capture_output=True).returncode == 1
+    document = report.from_termination_message((tmp_path / "log").read_text())
+    assert document is not None
+    assert "its digest differs" in document.message
+    assert document.recoverable is False
+    assert json.loads(spec.to_json())["payload_sha256"] == "0" * 64
