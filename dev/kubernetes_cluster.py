@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from airflow_stack import wait_for
 from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient, KubernetesSettings
+from airflow_stack import wait_for
 
 RBAC = Path(__file__).parents[1] / "docs" / "rbac.yaml"
 PLURALS = {"ServiceAccount": "serviceaccounts", "Role": "roles", "RoleBinding": "rolebindings"}

@@ -169,9 +169,8 @@ class FakeKubernetes:
             while True:
                 changed = self._changed
                 for version, kind, path, found in self._events:
-                    if version > since and path == request.path or (kind == "BOOKMARK" and version >= since):
-                        if path != request.path:
-                            continue
+                    fresh = version > since or (kind == "BOOKMARK" and version == since)
+                    if fresh and path == request.path:
                         await response.write(json.dumps({"type": kind, "object": found}).encode() + b"\n")
                 since = self.version
                 await changed.wait()

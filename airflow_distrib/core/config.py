@@ -93,7 +93,7 @@ class Config:
         for name, value in overrides.items():
             current = getattr(self, name)
             nested = isinstance(current, Config) and isinstance(value, Mapping)
-            changes[name] = current.merged(value) if nested else value
+            changes[name] = _inside(name, type(current), current.merged, value) if nested else value
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def mapped(self, change: Callable[[Any], Any]) -> Self:
@@ -135,14 +135,18 @@ def of(kind: type[Config]) -> Check:
     """Check for a nested config: an instance, or a mapping to make one from."""
 
     def check(name: str, value: Any) -> Any:
-        try:
-            return kind.from_mapping(value)
-        except ConfigError as error:
-            # A mapping names fields by the nested class; the reader knows the outer field.
-            field = error.field.removeprefix(f"{kind.__name__}.")
-            raise ConfigError(name if field == kind.__name__ else f"{name}.{field}", error.problem) from None
+        return _inside(name, kind, kind.from_mapping, value)
 
     return check
+
+
+def _inside(name: str, kind: type[Config], make: Callable[[Any], Any], value: Any) -> Any:
+    """Make a nested config; what is wrong with it is told by the outer field's name, which the reader knows."""
+    try:
+        return make(value)
+    except ConfigError as error:
+        field = error.field.removeprefix(f"{kind.__name__}.")
+        raise ConfigError(name if field == kind.__name__ else f"{name}.{field}", error.problem) from None
 
 
 def whole(least: int = 0, most: int | None = None) -> Check:

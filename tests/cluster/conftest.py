@@ -52,6 +52,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterato
         "AIRFLOW_DISTRIB__LOGS_URL_TEMPLATE": "https://logs.example/{job_uid}",
     }
     variables = {"AIRFLOW_CONN_KUBERNETES_DEFAULT": cluster.connection(), "CLUSTER_NAMESPACE": cluster.namespace}
-    with postgres.running(tmp_path_factory.mktemp("database") / "postgres") as database:
-        with running(folder / "home", dags, database=database, settings=settings, variables=variables) as started:
-            yield started
+    with (
+        postgres.running(tmp_path_factory.mktemp("database") / "postgres") as database,
+        running(folder / "home", dags, database=database, settings=settings, variables=variables) as started,
+    ):
+        yield started

@@ -27,7 +27,10 @@ MPIRUN = """#!{python}
 import os, subprocess, sys
 ranks = int(sys.argv[1])
 running = [
-    subprocess.Popen(sys.argv[2:], env={{**os.environ, "OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_SIZE": str(ranks)}})
+    subprocess.Popen(
+        sys.argv[2:],
+        env={{**os.environ, "OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_SIZE": str(ranks)}},
+    )
     for n in range(ranks)
 ]
 codes = [each.wait() for each in running]

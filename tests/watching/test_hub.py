@@ -14,6 +14,7 @@ import pytest
 
 from airflow_distrib.backends.kubernetes.kind import Kind
 from airflow_distrib.backends.kubernetes.kinds import kind_named
+from airflow_distrib.core.errors import DistribError
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.watching import collection, hub
 from airflow_distrib.watching.hub import JobFeed, WatchHub
@@ -189,7 +190,7 @@ def test_a_refusal_that_lasts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             def told() -> bool:
                 try:
                     feed.check()
-                except Exception as error:
+                except DistribError as error:
                     return "403" in str(error)
                 return False
 
@@ -244,7 +245,7 @@ def test_watches_and_client_are_closed_when_nobody_waits(monkeypatch: pytest.Mon
             await until(feed, lambda: api.requests[f"WATCH {PODS}"])
         shared = WatchHub.current()
         async with asyncio.timeout(5):
-            while shared._watches or shared._clients:
+            while shared._watches or shared._clients:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.05)
 
     run(test)

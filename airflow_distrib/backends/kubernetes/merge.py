@@ -40,11 +40,12 @@ def merged(base: Any, over: Any, field: str = "") -> Any:
             else:
                 result[key] = merged(base.get(key), value, str(key))
         return result
-    if _is_list(base) and _is_list(over):
+    if _is_list(over) and (base is None or _is_list(base)):
+        known = base or []
         if field in KEYS:
-            return _by_key(base, over, KEYS[field])
+            return _by_key(known, over, KEYS[field])
         if field in JOINED:
-            return [*base, *(item for item in over if item not in base)]
+            return [*known, *(item for item in over if item not in known)]
     if isinstance(over, Mapping):
         return merged({}, over, field)
     return list(over) if _is_list(over) else over

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import dag, task
@@ -156,10 +155,7 @@ def cluster_bad() -> None:
 
     @task.pytorch_job(PyTorchJob(image=MPI_IMAGE, worker=limited))
     def out_of_memory() -> int:
-        kept = []
-        for _ in range(10_000):
-            kept.append(bytearray(b"x" * 2**20))
-        return len(kept)
+        return len([bytearray(b"x" * 2**20) for _ in range(10_000)])
 
     @task.pytorch_job(PAIR.merged({"run_policy": RunPolicy(active_deadline_seconds=5)}))
     def over_deadline() -> None:
