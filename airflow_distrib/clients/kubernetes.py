@@ -14,7 +14,7 @@ import json
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -85,10 +85,17 @@ class KubernetesSettings:
 
 
 class KubernetesClient:
-    """Requests to one API server; use it as an asynchronous context manager, in one event loop."""
+    """Requests to one API server; use it as an asynchronous context manager, in one event loop.
 
-    def __init__(self, settings: KubernetesSettings) -> None:
+    Args:
+        anew: reads the settings again, when the credentials they hold are refused.
+    """
+
+    def __init__(
+        self, settings: KubernetesSettings, anew: Callable[[], Awaitable[KubernetesSettings]] | None = None
+    ) -> None:
         self.settings = settings
+        self._anew = anew
         self.requests = 0
         self._configuration: Any = None
         self._session: aiohttp.ClientSession | None = None
@@ -141,7 +148,7 @@ class KubernetesClient:
             limit = attempts or (ATTEMPTS if self._has_answered else FIRST_ATTEMPTS)
             try:
                 async with self._send(method, path, query, body, content_type, TIMEOUT) as response:
-                    return await response.json(content_type=None)
+                    return await _json_of(response)
             except ApiError as error:
                 if error.status not in RETRIED or attempt >= limit:
                     raise
@@ -216,7 +223,11 @@ class KubernetesClient:
         assert self._session is not None
         configuration = self._configuration
         headers = {"Content-Type": content_type, "Accept": JSON, "User-Agent": "airflow-distrib"}
-        if token := await configuration.get_api_key_with_prefix("BearerToken"):
+        try:
+            token = await configuration.get_api_key_with_prefix("BearerToken")
+        except Exception as error:
+            raise Unreachable(f"no token for {configuration.host}: {type(error).__name__}: {error}") from error
+        if token:
             headers["Authorization"] = token
         options = {"proxy": configuration.proxy} if configuration.proxy else {}
         if configuration.tls_server_name:
@@ -244,8 +255,10 @@ class KubernetesClient:
                 return
             import aiohttp
 
-            before, self._configuration = self._configuration, await _configuration(self.settings)
-            if self._session is not None and before.cert_file == self._configuration.cert_file:
+            if renew and self._anew is not None:
+                self.settings = await self._anew()
+            self._configuration = await _configuration(self.settings)
+            if self._session is not None and not self._session.closed and not self._configuration.cert_file:
                 # A new token goes into the next request's header; streams of others live on.
                 return
             await self.close()
@@ -253,6 +266,16 @@ class KubernetesClient:
             # The default of 100 connections would make the 101st log wait for another's end.
             connector = aiohttp.TCPConnector(ssl=tls, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=2**21)
+
+
+async def _json_of(response: aiohttp.ClientResponse) -> Any:
+    import aiohttp
+
+    try:
+        return await response.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        # The server went away in the middle of its answer.
+        raise Unreachable(f"the answer broke off: {type(error).__name__}: {error}") from error
 
 
 def _pause(attempt: int) -> float:

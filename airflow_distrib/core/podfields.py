@@ -37,10 +37,35 @@ def check_pod_template(name: str, value: Any) -> dict[str, Any]:
     _check_names(f"{name}.metadata", value.get("metadata"), METADATA)
     spec = value.get("spec")
     _check_names(f"{name}.spec", spec, POD)
+    for kind, key in _LISTS.items():
+        _check_list(f"{name}.spec.{kind}", (spec or {}).get(kind), key)
     for kind in ("containers", "initContainers"):
         for index, container in enumerate((spec or {}).get(kind) or ()):
-            _check_names(f"{name}.spec.{kind}[{index}]", container, CONTAINER)
+            where = f"{name}.spec.{kind}[{index}]"
+            _check_names(where, container, CONTAINER)
+            for inner, key in (("env", "name"), ("volumeMounts", "mountPath"), ("ports", "containerPort")):
+                _check_list(f"{where}.{inner}", container.get(inner), key)
     return dict(value)
+
+
+_LISTS = {
+    "containers": "",
+    "initContainers": "name",
+    "volumes": "name",
+    "tolerations": "",
+    "imagePullSecrets": "name",
+}
+
+
+def _check_list(where: str, given: Any, key: str) -> None:
+    """Lists of objects are merged by a key of theirs, so each must have it."""
+    if given is None:
+        return
+    if not isinstance(given, list | tuple):
+        raise ConfigError(where, f"must be a list; got {given!r}")
+    for index, item in enumerate(given):
+        if not isinstance(item, Mapping) or (key and not item.get(key)):
+            raise ConfigError(f"{where}[{index}]", f"must be a mapping{f' with {key}' if key else ''}; got {item!r}")
 
 
 def _check_names(where: str, given: Any, known: Iterable[str]) -> None:
@@ -58,4 +83,4 @@ def _check_names(where: str, given: Any, known: Iterable[str]) -> None:
 
 def volume_names(template: Any) -> set[str]:
     """Names of the volumes in a pod template."""
-    return {volume["name"] for volume in ((template or {}).get("spec") or {}).get("volumes") or () if "name" in volume}
+    return {volume["name"] for volume in ((template or {}).get("spec") or {}).get("volumes") or ()}

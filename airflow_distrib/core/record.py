@@ -42,7 +42,6 @@ class Action(Enum):
 
     SUBMIT = "submit"
     ADOPT = "adopt"
-    ADOPT_IF_OVER = "adopt if over"
     REPLACE = "replace"
 
 
@@ -54,6 +53,7 @@ class JobRecord:
         try_number: the try that wrote it.
         spec_hash: digest of what was submitted; another one means another job is wanted.
         scope: the identity's, which all tries of the task instance share.
+        max_tries: Airflow's number of the last try at the time; a user's *clear* raises it.
         ref: while ``submitting`` without a uid: the job may or may not exist, under its
             deterministic name.
     """
@@ -62,6 +62,7 @@ class JobRecord:
     try_number: int
     spec_hash: str
     scope: str = ""
+    max_tries: int = 0
     ref: JobRef | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -72,6 +73,7 @@ class JobRecord:
             "try_number": self.try_number,
             "spec_hash": self.spec_hash,
             "scope": self.scope,
+            "max_tries": self.max_tries,
             "ref": self.ref.to_json() if self.ref else None,
         }
 
@@ -86,24 +88,22 @@ class JobRecord:
             int(document["try_number"]),
             str(document["spec_hash"]),
             str(document["scope"]),
+            int(document["max_tries"]),
             JobRef.from_json(ref) if ref else None,
         )
 
 
-# A worker or a trigger was lost: the job goes on without them and is taken over.
-_LOST = frozenset({Phase.SUBMITTING, Phase.SUBMITTED, Phase.RESUMED, Phase.TRIGGER_LOST})
-
-
-def next_action(record: JobRecord | None, try_number: int, spec_hash: str, *, outlives_worker: bool) -> Action:
+def next_action(
+    record: JobRecord | None, try_number: int, max_tries: int, spec_hash: str, *, outlives_worker: bool
+) -> Action:
     """Decide what a new ``execute`` does, from the record alone.
 
     - Nothing recorded, or the result was consumed: submit.
-    - The holder was lost: adopt, if the system keeps jobs whose worker died and the same
-      thing is wanted; a job whose spec changed in between is replaced.
-    - ``deferred``: nothing of the task was running, so a user cleared it and wants a
-      fresh run: replace. Unless the job is over: then it was the worker that came to
-      fetch the result that was lost, before it could say so. The same try still deferred
-      never calls ``execute`` again.
+    - A later try of Airflow's own: whoever held the job was lost, in whatever phase. Adopt,
+      if the system keeps jobs whose worker died and the same thing is wanted; a job whose
+      spec changed in between is replaced.
+    - A try after a user's *clear*, which raises the number of the last try: a fresh run is
+      wanted. Replace.
 
     Args:
         outlives_worker: False for local processes, which die with their worker; what may
@@ -111,9 +111,8 @@ def next_action(record: JobRecord | None, try_number: int, spec_hash: str, *, ou
     """
     if record is None or record.phase is Phase.CONSUMED:
         return Action.SUBMIT
-    if record.try_number > try_number:
-        # Tries only count upwards: the task instance was created anew.
-        return Action.REPLACE
-    if not outlives_worker or record.spec_hash != spec_hash:
-        return Action.REPLACE
-    return Action.ADOPT if record.phase in _LOST else Action.ADOPT_IF_OVER
+    # Tries only count upwards; a lower one is of a task instance that was created anew.
+    same_run = record.try_number <= try_number and record.max_tries == max_tries
+    if same_run and outlives_worker and record.spec_hash == spec_hash:
+        return Action.ADOPT
+    return Action.REPLACE

@@ -69,6 +69,10 @@ class Resources(Config):
     ephemeral_storage: str | int | None = None
     extended: Mapping[str, str | int] | None = None
 
+    def check_together(self) -> None:
+        if self.gpu is not None and "nvidia.com/gpu" in (self.extended or {}):
+            raise ConfigError("extended['nvidia.com/gpu']", "is gpu by another name; leave one of them")
+
     checks: ClassVar[Mapping[str, Check]] = {
         "cpu": quantity,
         "memory": quantity,
@@ -157,11 +161,13 @@ class Replica(Config):
                 continue
             if amount(asked) > amount(most):
                 raise ConfigError(f"requests.{name}", f"is {asked}, more than its limit of {most}")
-            if (name == "gpu" or "/" in name) and amount(asked) != amount(most):
+            if "/" in name and amount(asked) != amount(most):
                 raise ConfigError(f"requests.{name}", f"is {asked} and its limit {most}; Kubernetes wants them equal")
 
 
 def _amounts(given: Resources) -> dict[str, Any]:
     """What is known already: names of fields, or full names, and quantities."""
-    known = {**{name: value for name, value in given.values().items() if name != "extended"}, **(given.extended or {})}
+    fields = {name: value for name, value in given.values().items() if name != "extended"}
+    fields["nvidia.com/gpu"] = fields.pop("gpu")
+    known = {**fields, **(given.extended or {})}
     return {name: value for name, value in known.items() if value is not None and not config.is_template(value)}

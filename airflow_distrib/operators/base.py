@@ -19,10 +19,18 @@ from airflow_distrib.core import config as configs
 from airflow_distrib.core import packing
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError, DistribError
+from airflow_distrib.core.record import Phase
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.hooks.kubernetes import DEFAULT
 from airflow_distrib.links import JobLink, LogsLink
-from airflow_distrib.operators.arguments import call_arguments, check_function
+from airflow_distrib.operators.arguments import (
+    call_arguments,
+    check_function,
+    check_place,
+    check_words,
+    is_open,
+    ranks_of,
+)
 from airflow_distrib.operators.configured import ConfiguredOperator
 from airflow_distrib.operators.kubernetes import KubernetesRun
 from airflow_distrib.operators.local import LocalRun
@@ -127,9 +135,9 @@ class DistributedJobOperator(ConfiguredOperator):
         self.manifest = manifest
         self.kubernetes_conn_id = kubernetes_conn_id or DEFAULT
         self.deferrable = deferrable
-        self.log_ranks = _log_ranks(log_ranks)
-        self.result_path = _place("result_path", result_path)
-        self.payload_path = _place("payload_path", payload_path)
+        self.log_ranks = ranks_of(log_ranks)
+        self.result_path = check_place("result_path", result_path)
+        self.payload_path = check_place("payload_path", payload_path)
         self.python = python
         self.patience = configs.of(Patience)("patience", patience or {})
         self.keep_job = configs.one_of(*KEEP_JOB)("keep_job", keep_job)
@@ -155,7 +163,7 @@ class DistributedJobOperator(ConfiguredOperator):
             check_function(self.python_callable, self.op_args, self.op_kwargs)
         elif self.op_args or self.op_kwargs:
             raise ConfigError("op_kwargs", "there is no function to give it to")
-        _check_words(self.command)
+        check_words(self.command)
         given_manifest: Any = self.manifest
         if not (given_manifest is None or isinstance(given_manifest, Mapping) or configs.is_template(given_manifest)):
             raise ConfigError("manifest", f"must be a mapping; got {given_manifest!r}")
@@ -188,10 +196,15 @@ class DistributedJobOperator(ConfiguredOperator):
                     "launcher", "local ranks run functions; commands and manifests need launcher='kubernetes'"
                 )
             return
-        if not self.unknown_fields(config) and not configs.is_template(self.manifest):
+        if not self.unknown_fields(config):
             self.cluster(config, self._ordering(config).task(identity_of(None, self), "default"))
 
     # ------------------------------------------------------------------ rendering
+
+    def unknown_fields(self, config: Any) -> list[str]:
+        """What templates and upstream tasks still have to say."""
+        given = {"command": self.command, "manifest": self.manifest}
+        return super().unknown_fields(config) + [name for name, value in given.items() if is_open(value)]
 
     def render(self, context: Context | None = None) -> dict[str, Any]:
         """Return what would be started, without starting it or needing any service.
@@ -287,8 +300,10 @@ class DistributedJobOperator(ConfiguredOperator):
 
     def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
         config = self.final_config()
+        self._check_what_runs()
         self.check_final(config)
         self.launcher = self.choose_launcher(config)
+        self._check_rendering(config)
         store = RecordStore(context, durable=self.durable)
         ordering = self._ordering(config)
         ordering.check_ranks(self.log)
@@ -328,9 +343,12 @@ class DistributedJobOperator(ConfiguredOperator):
         self.job_ref = waits_for.ref
         run = ordering.kubernetes_run(store, self.log)
         self._begin(run)
-        if "error" in event and not asyncio.run(run.is_over(waits_for.ref)):
-            ordering.leave_or_cancel(run, store, context, waits_for.ref)
-            raise DistribError(f"the trigger could not wait for the job: {event['error']}")
+        if "error" in event:
+            # Before anything else can go wrong: the next try is to go on with the job.
+            store.write(Phase.TRIGGER_LOST, waits_for.ref)
+            if not asyncio.run(run.is_over(waits_for.ref)):
+                ordering.leave_or_cancel(run, store, context, waits_for.ref)
+                raise DistribError(f"the trigger could not wait for the job: {event['error']}")
         with ordering.order(context, store, submits=False) as order:
             return asyncio.run(run.resume(order, waits_for, Ending.from_json(event), _read))
 
@@ -364,26 +382,3 @@ class DistributedJobOperator(ConfiguredOperator):
 
 def _read(path: str) -> str:
     return str(ObjectStoragePath(path).read_text())
-
-
-def _check_words(command: Any) -> None:
-    if command is None or configs.is_template(command):
-        return
-    words = isinstance(command, Sequence) and not isinstance(command, str)
-    if not words or not command or not all(isinstance(word, str) for word in command):
-        raise ConfigError("command", f"must be a list of words such as ['python', 'train.py']; got {command!r}")
-
-
-def _place(name: str, given: Any) -> Any:
-    if given is not None and not isinstance(given, str | os.PathLike | ObjectStoragePath):
-        raise ConfigError(name, f"must be a path or a URL; got {given!r}")
-    return given
-
-
-def _log_ranks(given: Any) -> list[int] | None:
-    """``"all"`` is None, which is what the runner takes for every rank."""
-    if given == "all":
-        return None
-    if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
-        raise ConfigError("log_ranks", f'must be a list of ranks such as [0, 1], or "all"; got {given!r}')
-    return list(given)

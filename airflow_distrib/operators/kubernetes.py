@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -15,12 +16,13 @@ from airflow_distrib.backends.kubernetes import reports
 from airflow_distrib.backends.kubernetes.judge import View
 from airflow_distrib.backends.kubernetes.kind import Rendered, role_of
 from airflow_distrib.backends.kubernetes.kinds import kind_named
-from airflow_distrib.backends.kubernetes.resource import ResourceBackend
+from airflow_distrib.backends.kubernetes.resource import SYSTEM, ResourceBackend
 from airflow_distrib.clients.kubernetes import KubernetesClient, KubernetesSettings
-from airflow_distrib.core.errors import JobTerminated
+from airflow_distrib.core.errors import ClusterError, JobTerminated
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Action, JobRecord, Phase, next_action
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.core.status import JobState
 from airflow_distrib.operators.result import problem_error, value_of
 from airflow_distrib.operators.store import RecordStore
 from airflow_distrib.runner import outcome as outcomes
@@ -49,6 +51,7 @@ class Order:
         waiting: how to wait for a job, from its reference.
         keeps: whether the finished job stays, from whether it succeeded.
         returns: whether a value of rank 0 is promised.
+        comes_again: whether Airflow will try again after a failure.
     """
 
     identity: JobIdentity
@@ -58,6 +61,7 @@ class Order:
     waiting: Callable[[JobRef], Waiting]
     keeps: Callable[[bool], bool]
     returns: bool
+    comes_again: bool
 
 
 class KubernetesRun:
@@ -82,18 +86,25 @@ class KubernetesRun:
         try:
             async with hub.client(self._connection, self._get_settings) as client:
                 ref, adopted = await self._submitted(client, order)
-                self._check_killed()
+                await self._check_killed(client)
                 waiting = order.waiting(ref)
-                if adopted and await _is_over(client, ref):
-                    return None, await self._conclude(client, order, waiting, Ending(None), read)
-                if deferrable:
+                if deferrable and not (adopted and await _is_over(client, ref)):
                     self._store.write(Phase.DEFERRED, ref)
                     return waiting, None
                 ending = await JobWait(waiting, hub, client, self._say).until_over()
-                self._check_killed()
+                await self._check_killed(client)
                 return None, await self._conclude(client, order, waiting, ending, read)
+        except Exception:
+            await self._leave_nothing(order)
+            raise
         finally:
             await hub.close()
+
+    async def _leave_nothing(self, order: Order) -> None:
+        """After an error that no later try will come back from, there must be no job."""
+        if self.ref is not None and not order.comes_again and not self._store.consumed:
+            with contextlib.suppress(ClusterError):
+                await self.cancel()
 
     async def resume(self, order: Order, waiting: Waiting, ending: Ending, read: Callable[[str], str]) -> Any:
         """Fetch the result of a job that a trigger has waited for."""
@@ -105,8 +116,11 @@ class KubernetesRun:
     async def _get_settings(self) -> KubernetesSettings:
         return self._settings
 
-    def _check_killed(self) -> None:
+    async def _check_killed(self, client: KubernetesClient) -> None:
         if self.killed:
+            if self.ref is not None:
+                # It may have been created after the handler looked for it.
+                await ResourceBackend(client, kind_named(self.ref.address["kind"])).cancel(self.ref)
             raise JobTerminated("the task was stopped by SIGTERM, and its job cancelled")
 
     # ------------------------------------------------------------------ submitting
@@ -128,9 +142,9 @@ class KubernetesRun:
             return adopted, True
         name = rendered.manifest["metadata"]["name"]
         address = {"kind": rendered.kind.key, "namespace": order.namespace}
-        self._store.write(Phase.SUBMITTING, JobRef("kubernetes", name, "", address))
+        self._store.write(Phase.SUBMITTING, JobRef(SYSTEM, name, "", address))
         self._pending = (rendered.kind.key, order.namespace, name, order.identity)
-        self._check_killed()
+        await self._check_killed(client)
         begin = time.monotonic()
         self.ref, existed = await backend.submit(rendered, order.identity, order.payload)
         self._store.write(Phase.SUBMITTED, self.ref)
@@ -140,8 +154,9 @@ class KubernetesRun:
 
     async def _adopted(self, backend: ResourceBackend, order: Order, record: JobRecord | None) -> JobRef | None:
         """The recorded job, if it is to be taken over; one that is not is cancelled."""
-        action = next_action(record, order.identity.try_number, self._store.spec_hash, outlives_worker=True)
-        if record is None or record.ref is None or action is Action.SUBMIT:
+        store = self._store
+        action = next_action(record, order.identity.try_number, store.max_tries, store.spec_hash, outlives_worker=True)
+        if record is None or record.ref is None or record.ref.system != SYSTEM or action is Action.SUBMIT:
             return None
         if record.ref.address.get("kind") not in (backend.kind.key, None):
             backend = ResourceBackend(backend.client, kind_named(record.ref.address["kind"]))
@@ -154,7 +169,7 @@ class KubernetesRun:
         if found is None or resource is None or resource["metadata"].get("deletionTimestamp"):
             return None
         over = backend.kind.read(resource).state.finished
-        if action is Action.ADOPT or (action is Action.ADOPT_IF_OVER and over):
+        if action is Action.ADOPT:
             rendered = order.render(theirs)
             if rendered.specs and not over:
                 # The worker may have died between the job and the Secret its pods wait for.
@@ -179,18 +194,34 @@ class KubernetesRun:
         backend = ResourceBackend(client, kind_named(ref.address["kind"]))
         view = await backend.view(ref)
         succeeded = ending.succeeded
-        if succeeded is None and ending.problem is None and view.resource is not None:
+        if succeeded is None and view.resource is not None:
             status = backend.kind.read(view.resource)
-            succeeded = status.state.value == "succeeded"
-            ending = dataclasses.replace(ending, reason=status.reason, message=status.message)
+            if status.state is JobState.SUCCEEDED or ending.problem is None:
+                # Also where it looked stuck, and then was not.
+                succeeded = status.state is JobState.SUCCEEDED
+                ending = dataclasses.replace(ending, reason=status.reason, message=status.message)
         await self._show_rest(client, backend, waiting, ending, view)
-        left = await self._outcomes(backend, order, ref, ending, view, succeeded=bool(succeeded))
+        well = bool(succeeded)
         try:
-            return self._value(order, ending, left, succeeded=bool(succeeded), read=read)
-        finally:
-            if not order.keeps(bool(succeeded)):
+            left = await self._outcomes(backend, order, ref, ending, view, succeeded=well)
+            value = self._value(order, ending, left, succeeded=well, read=read)
+        except ClusterError:
+            # The result is there, but cannot be read now: a later try may.
+            raise
+        except BaseException:
+            await self._remove(backend, order, ref, succeeded=False)
+            raise
+        await self._remove(backend, order, ref, succeeded=well)
+        return value
+
+    async def _remove(self, backend: ResourceBackend, order: Order, ref: JobRef, *, succeeded: bool) -> None:
+        """Nothing of the job is needed any more; that it cannot be deleted does not change what came of it."""
+        if not order.keeps(succeeded):
+            try:
                 await backend.cancel(ref)
-            self._store.write(Phase.CONSUMED)
+            except ClusterError as error:
+                self._say(f"{ref.name} could not be deleted: {error}")
+        self._store.write(Phase.CONSUMED)
 
     async def _show_rest(
         self, client: KubernetesClient, backend: ResourceBackend, waiting: Waiting, ending: Ending, view: View
@@ -257,8 +288,10 @@ class KubernetesRun:
         pod = outcome.host.removeprefix("pod ")
         if pod == outcome.host:
             return outcome
-        text = await backend.log(ref, pod, {"container": backend.kind.container, "tailLines": str(TAIL_LINES)})
-        return outcome._replace(log_tail=text.splitlines()[-TAIL_LINES:])
+        query = {"container": backend.kind.container, "tailLines": str(TAIL_LINES)}
+        with contextlib.suppress(ClusterError):
+            return outcome._replace(log_tail=(await backend.log(ref, pod, query)).splitlines()[-TAIL_LINES:])
+        return outcome
 
     # ------------------------------------------------------------------ ending early
 

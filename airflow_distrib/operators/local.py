@@ -77,8 +77,13 @@ class LocalRun:
     def remove_leftover(self, try_number: int) -> None:
         """End what an earlier try may have left behind; local processes are never adopted."""
         record = self._store.read()
-        action = next_action(record, try_number, self._store.spec_hash, outlives_worker=False)
-        if action is Action.REPLACE and record is not None and record.ref is not None:
+        store = self._store
+        action = next_action(record, try_number, store.max_tries, store.spec_hash, outlives_worker=False)
+        if record is not None and record.ref is not None and record.ref.system != local.SYSTEM:
+            self._log.warning(
+                "Try %s ran on %s, as %s: look after it", record.try_number, record.ref.system, record.ref.name
+            )
+        elif action is Action.REPLACE and record is not None and record.ref is not None:
             host = record.ref.address.get("host")
             if local.remove(record.ref):
                 self._log.info("Removed what try %s may have left on %s", record.try_number, host)

@@ -127,6 +127,7 @@ class Ordering:
                 lambda ref: self.waiting(ref, context),
                 lambda succeeded: operator.keep_job in (("always",) if succeeded else ("always", "on_failure")),
                 operator.python_callable is not None,
+                comes_again(context),
             )
         finally:
             if elsewhere is not None and store.consumed:
@@ -180,14 +181,18 @@ class Ordering:
         self, run: KubernetesRun, store: RecordStore, context: Context, ref: JobRef, *, late: bool = False
     ) -> None:
         """Without a trigger: leave the job for the next try to adopt, or cancel it when none will come."""
-        ti = context["ti"]
-        comes_again = ti.try_number <= (getattr(ti, "max_tries", None) or 0)
-        if comes_again and not late and self._operator.durable:
+        if comes_again(context) and not late and self._operator.durable:
             store.write(Phase.TRIGGER_LOST, ref)
             return
         run.ref = ref
         asyncio.run(run.cancel())
         store.write(Phase.CONSUMED)
+
+
+def comes_again(context: Context) -> bool:
+    """Whether Airflow will start another try when this one fails."""
+    ti = context["ti"]
+    return bool(ti.try_number <= (getattr(ti, "max_tries", None) or 0))
 
 
 def identity_of(context: Context | None, operator: DistributedJobOperator, scope: str = "") -> JobIdentity:

@@ -36,7 +36,7 @@ class ElasticOperator(DistributedJobOperator):
         asked = self._asked_connection or self.command is not None or self.manifest is not None
         if isinstance(config, Elastic):
             several = not configs.is_template(config.nnodes) and config.max_nodes > 1
-            asked = asked or several or config.image is not None
+            asked = asked or several or any((config.image, config.pod_template, config.queue, config.requests))
         return KUBERNETES if asked else LOCAL
 
     def local_plan(self, config: Elastic, rendezvous_id: str) -> LocalPlan:

@@ -7,11 +7,13 @@ own daemons already connect to.
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import socket
 import socketserver
 import threading
+import time
 from typing import Mapping
 
 from airflow_distrib.runner import outcome as outcomes
@@ -24,7 +26,8 @@ ADDRESS = "AIRFLOW_DISTRIB_REPORT"
 POD_IP = "AIRFLOW_DISTRIB_POD_IP"
 
 _SECONDS = 20.0
-_MAX_BYTES = 4 * 1024 * 1024
+_ATTEMPTS = 3
+_MAX_BYTES = report.MAX_DOCUMENT_BYTES
 _THANKS = b"ok\n"
 
 
@@ -33,8 +36,12 @@ class Collector(socketserver.ThreadingTCPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    # All ranks may end in the same moment.
+    request_queue_size = 1024
 
     def __init__(self, folder: str, token: str) -> None:
+        if ":" in os.environ.get(POD_IP, ""):
+            self.address_family = socket.AF_INET6
         super().__init__(("", 0), _Handler)
         self.folder = folder
         self.token = token
@@ -53,7 +60,7 @@ class _Handler(socketserver.StreamRequestHandler):
         self.connection.settimeout(_SECONDS)
         try:
             message = json.loads(self.rfile.readline(_MAX_BYTES))
-            if message["token"] != self.server.token:
+            if not hmac.compare_digest(str(message["token"]).encode(), self.server.token.encode()):
                 return
             report.leave(self.server.folder, outcomes.from_json(message["outcome"]))
         except (OSError, ValueError, KeyError, TypeError):
@@ -66,10 +73,14 @@ def send(outcome: Outcome, token: str, environment: Mapping[str, str]) -> bool:
     host, _, port = environment.get(ADDRESS, "").rpartition(":")
     if not host:
         return False
-    try:
-        with socket.create_connection((host, int(port)), timeout=_SECONDS) as connection:
-            message = {"token": token, "outcome": outcome.to_json()}
-            connection.sendall(json.dumps(message).encode() + b"\n")
-            return connection.makefile("rb").readline() == _THANKS
-    except (OSError, ValueError):
-        return False
+    message = json.dumps({"token": token, "outcome": outcome.to_json()}).encode() + b"\n"
+    for attempt in range(_ATTEMPTS):
+        time.sleep(attempt)
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS) as connection:
+                connection.sendall(message)
+                if connection.makefile("rb").readline() == _THANKS:
+                    return True
+        except (OSError, ValueError):
+            continue
+    return False

@@ -18,7 +18,8 @@ def exports(names: List[str], environment: Mapping[str, str]) -> List[str]:
 def wait_for_hosts(hostfile: str, port: int, say: Callable[[str], None], goes_on: Callable[[], bool]) -> None:
     """Wait until every host of ``hostfile`` takes connections on ``port``, or patience ends."""
     end = time.monotonic() + PATIENCE
-    waiting = hosts(hostfile)
+    # The launcher itself may run ranks too; it needs no SSH server for them.
+    waiting = [host for host in hosts(hostfile) if host.partition(".")[0] != socket.gethostname()]
     told = time.monotonic()
     while waiting and goes_on():
         waiting = [host for host in waiting if not _answers(host, port)]

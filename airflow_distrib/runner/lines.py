@@ -12,24 +12,29 @@ _PREFIX = re.compile(r"\[rank (\d+)\] ")
 
 
 class LineSplitter:
-    """Collects bytes and gives back whole lines, decoded, without their end."""
+    """Collects bytes and gives back whole lines, decoded, without their end.
 
-    def __init__(self) -> None:
+    Args:
+        keep_returns: leave carriage returns to the caller, where something stands before them.
+    """
+
+    def __init__(self, keep_returns: bool = False) -> None:
         self._rest = b""
+        self._shown = str if keep_returns else shown
 
     def feed(self, data: bytes) -> List[str]:
         """Add ``data`` and return the lines it completes."""
         *whole, self._rest = (self._rest + data).split(b"\n")
-        lines = [text for line in whole for text in _cut(line)]
+        lines = [self._shown(text) for line in whole for text in _cut(line)]
         while len(self._rest) > MAX_LINE_BYTES:
-            lines.append(_text(self._rest[:MAX_LINE_BYTES]))
+            lines.append(self._shown(_text(self._rest[:MAX_LINE_BYTES])))
             self._rest = self._rest[MAX_LINE_BYTES:]
         return lines
 
     def flush(self) -> List[str]:
         """Return what stands after the last line end."""
         rest, self._rest = self._rest, b""
-        return _cut(rest) if rest else []
+        return [self._shown(text) for text in _cut(rest)] if rest else []
 
 
 def _cut(line: bytes) -> List[str]:
@@ -37,8 +42,12 @@ def _cut(line: bytes) -> List[str]:
 
 
 def _text(line: bytes) -> str:
-    # A progress bar rewrites its line with carriage returns: keep what a terminal would show.
-    return line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")
+    return line.decode("utf-8", "replace")
+
+
+def shown(text: str) -> str:
+    """What a terminal would show of a line that a progress bar rewrites with carriage returns."""
+    return text.rstrip("\r").rpartition("\r")[2]
 
 
 class RankLine(NamedTuple):

@@ -86,7 +86,9 @@ def from_json(text: str) -> Outcome:
     try:
         document = json.loads(text)
         known = {key: value for key, value in document.items() if key in Outcome._fields}
-        if document["format"] == FORMAT:
+        # Ranks name files.
+        numbered = known.get("rank") is None or (type(known["rank"]) is int and known["rank"] >= 0)
+        if document["format"] == FORMAT and numbered:
             return Outcome(**{"rank": None, **known})
     except (ValueError, KeyError, TypeError, AttributeError):
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -12,6 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_distrib.backends.kubernetes.kinds import kind_named
 from airflow_distrib.backends.kubernetes.resource import ResourceBackend
+from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.hooks.kubernetes import KubernetesHook
 from airflow_distrib.watching.hub import WatchHub
 from airflow_distrib.watching.job import JobWait, Waiting
@@ -59,9 +61,9 @@ class JobTrigger(BaseTrigger):
         async with hub.client(waiting.connection, KubernetesHook(waiting.connection).asettings) as client:
             ending = await JobWait(waiting, hub, client, lambda text: self.log.info("%s", text)).until_over()
             if ending.succeeded is None and ending.problem is not None:
-                # Still there and not wanted any more: do not let it hold its nodes until a worker comes.
+                # Not wanted any more: it must not hold its nodes until a worker comes.
                 backend = ResourceBackend(client, kind_named(waiting.ref.address["kind"]))
-                if ending.problem.reason == "TimedOut":
+                with contextlib.suppress(ClusterError):
                     await backend.cancel(waiting.ref)
             return ending.to_json()
 
@@ -82,18 +84,18 @@ class JobTrigger(BaseTrigger):
         waiting = Waiting.from_json(self.waiting)
         hub = WatchHub.current()
         try:
-            async with hub.calls:
-                state = await self._state_of_task()
-                if state == "deferred":
-                    log.info("%s: the task is still deferred, so its job goes on", waiting.ref.name)
-                    return
-                async with hub.client(waiting.connection, KubernetesHook(waiting.connection).asettings) as client:
-                    backend = ResourceBackend(client, kind_named(waiting.ref.address["kind"]))
+            state = await self._state_of_task()
+            if state == "deferred":
+                log.info("%s: the task is still deferred, so its job goes on", waiting.ref.name)
+                return
+            async with hub.client(waiting.connection, KubernetesHook(waiting.connection).asettings) as client:
+                backend = ResourceBackend(client, kind_named(waiting.ref.address["kind"]))
+                async with hub.calls:
                     if state in _GOES_ON and await self._is_over(backend, waiting):
                         # Another triggerer has seen the end, and a worker is about to read the result.
                         return
-                    await backend.cancel(waiting.ref, confirm_for=60)
-                    self.log.info("Cancelled %s: the task is %s", waiting.ref.name, state)
+                    await backend.cancel(waiting.ref)
+                self.log.info("Cancelled %s: the task is %s", waiting.ref.name, state)
         except Exception:
             log.exception("Cancelling %s failed", waiting.ref.name)
 

@@ -74,6 +74,7 @@ class CollectionWatch:
         self.down_since: float | None = None
         self.refused: DistribError | None = None
         self.relists = 0
+        self._refused_since: float | None = None
         self._client = client
         self._selector = selector
         self._job_of = job_of
@@ -112,31 +113,41 @@ class CollectionWatch:
     # ------------------------------------------------------------------ the loop
 
     async def _run(self) -> None:
-        pause = FIRST_PAUSE
+        pause, failures = FIRST_PAUSE, 0
         while True:
             try:
                 if not self._version:
                     await self._list()
                 async for _ in self._watch():
-                    pause = FIRST_PAUSE
+                    pause, failures = FIRST_PAUSE, 0
                     self._came_back()
                 self._came_back()
             except Gone:
                 self._version = ""
+                await asyncio.sleep(random.uniform(0, FIRST_PAUSE))  # noqa: S311 - no secret
             except Exception as error:  # noqa: BLE001 - a watch that dies must not take its jobs along
                 self._went_down(error)
+                failures += 1
+                if failures % 3 == 0:
+                    # Whatever is wrong may be with the place to go on from.
+                    self._version = ""
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def _came_back(self) -> None:
-        self.down_since, self.refused = None, None
+        self.down_since, self._refused_since, self.refused = None, None, None
 
     def _went_down(self, error: Exception) -> None:
         if self.down_since is None:
             self.down_since = time.monotonic()
             log.warning("watch of %s: %s: %s", self.path, type(error).__name__, error)
-        if isinstance(error, ApiError) and error.status in (401, 403, 404):
-            self.refused = error if time.monotonic() - self.down_since > REFUSED_SECONDS else None
+        if not isinstance(error, ApiError) or error.status not in (401, 403, 404):
+            self._refused_since = None
+            return
+        # A server that has just come back refuses what it will soon allow.
+        self._refused_since = self._refused_since or time.monotonic()
+        if time.monotonic() - self._refused_since > REFUSED_SECONDS:
+            self.refused = error
 
     async def _list(self) -> None:
         asked = time.monotonic()

@@ -40,6 +40,7 @@ class JobFeed:
         self._since = time.monotonic()
         self._asked: dict[str, Any] | None = None
         self._gone = False
+        self._last: dict[str, Any] | None = None
         self._past: dict[str, dict[str, Any]] = {}
         self._changed = asyncio.Event()
 
@@ -48,17 +49,24 @@ class JobFeed:
 
     def lost(self, found: dict[str, Any]) -> None:
         if found["metadata"]["uid"] == self._ref.uid:
-            self._gone = True
+            self._gone, self._last = True, found
         # A pod's last words outlive it.
         self._past[found["metadata"]["uid"]] = found
         self._changed.set()
 
     async def begin(self, backend: ResourceBackend) -> None:
         """Find out whether the job is there, if the watch does not tell yet."""
-        if self._ref.name not in self._jobs.of(self._ref.name):
+        known = self._jobs.of(self._ref.name).get(self._ref.name)
+        if known is None or known["metadata"]["uid"] != self._ref.uid:
             found = await backend.get(self._ref)
             self._asked = slim(found) if found is not None else None
             self._gone = self._gone or found is None
+            self._since = time.monotonic()
+
+    @property
+    def ready(self) -> bool:
+        """Whether both watches have listed what there is."""
+        return bool(self._jobs.listed_at and self._pods.listed_at)
 
     @property
     def outage(self) -> float:
@@ -86,7 +94,8 @@ class JobFeed:
         past = [pod for uid, pod in self._past.items() if uid not in uids and uid != self._ref.uid]
         alone = self._jobs is self._pods
         pods = (*past, *live.values()) if not alone else tuple(self._past.values()) or tuple(live.values())
-        return View(None if self._gone else found, pods, events)
+        # Of a job that is gone the last state counts: it may have ended well before.
+        return View(self._last if self._gone else found, pods, events)
 
     async def wait(self, seconds: float | None) -> bool:
         """Wait for a change; False when there was none in time."""
@@ -107,6 +116,7 @@ class WatchHub:
     def __init__(self) -> None:
         self.log_streams = asyncio.Semaphore(LOG_STREAMS)
         self.calls = asyncio.Semaphore(PARALLEL_CALLS)
+        self.questions = asyncio.Semaphore(PARALLEL_CALLS)
         self._clients: dict[str, KubernetesClient] = {}
         self._users: dict[str, int] = {}
         self._opening: dict[str, asyncio.Lock] = {}
@@ -123,7 +133,7 @@ class WatchHub:
         """The one client of a connection; closed when nobody has used it for a while."""
         async with self._opening.setdefault(connection, asyncio.Lock()):
             if connection not in self._clients:
-                self._clients[connection] = KubernetesClient(await settings())
+                self._clients[connection] = KubernetesClient(await settings(), settings)
         self._users[connection] = self._users.get(connection, 0) + 1
         try:
             yield self._clients[connection]

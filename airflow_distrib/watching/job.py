@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_distrib.backends.kubernetes import reports
 from airflow_distrib.backends.kubernetes.judge import Verdict, View, judge
 from airflow_distrib.backends.kubernetes.kinds import kind_named
 from airflow_distrib.backends.kubernetes.problems import Patience, pending
 from airflow_distrib.backends.kubernetes.resource import ResourceBackend
 from airflow_distrib.clients.kubernetes import KubernetesClient
+from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.core.status import JobState, Problem, Retry
+from airflow_distrib.core.status import JobState, JobStatus, Problem, Retry
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.watching.hub import JobFeed, WatchHub
@@ -150,6 +153,8 @@ class JobWait:
         self._events: tuple[Mapping[str, Any], ...] = ()
         self._ask_events_at = time.monotonic() + FIRST_EVENTS_SECONDS
         self._events_pause = FIRST_EVENTS_SECONDS
+        self._asking: asyncio.Task[None] | None = None
+        self._first_seen: dict[str, float] = {}
         self._told: set[str] = set()
         self.logs = JobLogs(
             client, self._kind, waiting.ref, waiting.log_roles, say, hub.log_streams, named=waiting.named
@@ -165,19 +170,31 @@ class JobWait:
         try:
             async with self._hub.feed(waiting.connection, self._client, self._kind, waiting.ref) as feed:
                 verdict = await self._decided(feed)
+            await self.logs.finish(LOG_SECONDS)
         finally:
-            if waiting.logs:
-                await self.logs.finish(LOG_SECONDS)
-        status = verdict.status
+            if self._asking is not None:
+                self._asking.cancel()
+            await self.logs.close()
+        status, left = verdict.status, verdict.left
+        if status.state.finished and not left:
+            # The watch of pods may be behind that of jobs.
+            view = await self._backend.view(waiting.ref)
+            left = tuple(reports.of_pods(self._kind, waiting.ref.name, view.pods))
         succeeded = status.state is JobState.SUCCEEDED if status.state.finished else None
-        return Ending(succeeded, status.reason, status.message, verdict.problem, verdict.left, self.logs.positions())
+        return Ending(succeeded, status.reason, status.message, verdict.problem, left, self.logs.positions())
 
     async def _decided(self, feed: JobFeed) -> Verdict:
         while True:
             feed.check()
-            view = feed.view(self._events)
+            view = dataclasses.replace(feed.view(self._events), first_seen=self._first_seen)
             now = time.time()
-            verdict = judge(self._kind, self._waiting.ref, view, self._patience, now)
+            verdict = Verdict(JobStatus(JobState.QUEUED))
+            if feed.ready:
+                verdict = judge(self._kind, self._waiting.ref, view, self._patience, now)
+            if feed.outage and verdict.over and not verdict.status.state.finished:
+                # What looks stuck is only what was seen last.
+                verdict = dataclasses.replace(verdict, over=False, problem=None, wait=None)
+                self._first_seen.clear()
             self._tell(verdict, view, feed)
             if self._waiting.logs:
                 self.logs.see(view.pods)
@@ -191,7 +208,11 @@ class JobWait:
                 limits.append(self._ask_events_at - time.monotonic())
             await feed.wait(max(0.05, min(each for each in limits if each is not None)))
             if wants_events and time.monotonic() >= self._ask_events_at:
-                await self._ask_for_events()
+                self._events_pause = min(self._events_pause * 2, LONGEST_EVENTS_SECONDS)
+                self._ask_events_at = time.monotonic() + self._events_pause
+                self._asking = asyncio.create_task(self._ask_for_events(feed))
+            elif not wants_events:
+                self._events = ()
 
     def _wants_events(self, verdict: Verdict, view: View) -> bool:
         """Pods that are missing, or were not started, have their reason in an event."""
@@ -200,11 +221,14 @@ class JobWait:
         started = sum(1 for pod in view.pods if (pod.get("status") or {}).get("phase") not in (None, "Pending"))
         return started < self._kind.expected_pods(view.resource or {})
 
-    async def _ask_for_events(self) -> None:
-        self._events_pause = min(self._events_pause * 2, LONGEST_EVENTS_SECONDS)
-        self._ask_events_at = time.monotonic() + self._events_pause
-        async with self._hub.calls:
-            self._events = await self._backend.events(self._waiting.ref)
+    async def _ask_for_events(self, feed: JobFeed) -> None:
+        """They only explain; that they cannot be read must not end anything."""
+        try:
+            async with self._hub.questions:
+                self._events = await self._backend.events(self._waiting.ref)
+        except ClusterError as error:
+            self._say_once(f"events cannot be read: {error}", key="events")
+        feed.changed()
 
     def _tell(self, verdict: Verdict, view: View, feed: JobFeed) -> None:
         """Say once what has changed."""

@@ -16,7 +16,7 @@ from airflow_distrib.backends.kubernetes.reports import ending
 from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient
 from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.runner.lines import LineSplitter
+from airflow_distrib.runner.lines import LineSplitter, shown
 from airflow_distrib.runner.report import FRAME_MARK
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class PodLog:
         self._pace = pace
         self._seen = 0
         self._passing = False
+        self._catching_up = False
 
     async def read(self, *, follow: bool) -> bool:
         """Read to the present end, or on until the container ends; False when there is no log yet."""
@@ -91,8 +92,8 @@ class PodLog:
         if self.position.time:
             # Whole seconds are all the API takes, so some lines come twice and are passed over.
             query["sinceTime"] = self.position.time[:19] + "Z"
-        self._seen = 0
-        splitter = LineSplitter()
+        self._seen, self._catching_up = 0, bool(self.position.time)
+        splitter = LineSplitter(keep_returns=True)
         try:
             async with self._client.stream(self._path, query, quiet_for=QUIET_SECONDS) as pieces:
                 async for piece in pieces:
@@ -116,21 +117,21 @@ class PodLog:
     def _fresh(self, line: str) -> str | None:
         """The text of a line that has not been shown yet."""
         stamp, _, text = line.partition(" ")
+        text = shown(text)
         key = _sortable(stamp)
         at = self.position
         if key is None:
             # The continuation of a line that was cut; it shares the fate of the one before.
-            return line if self._passing else None
+            return shown(line) if self._passing else None
         self._passing = False
-        if key < at.time:
-            return None
-        if key == at.time:
-            self._seen += 1
-            if self._seen <= at.same:
+        if self._catching_up and key <= at.time:
+            self._seen += key == at.time
+            if key < at.time or self._seen <= at.same:
                 return None
-            at.same = self._seen
-        else:
-            at.time, at.same, self._seen = key, 1, 1
+        self._catching_up = False
+        # Lines of stdout and stderr may be a little out of order.
+        at.same = at.same + 1 if key == at.time else at.same if key < at.time else 1
+        at.time = max(at.time, key)
         self._passing = True
         if text.startswith(FRAME_MARK):
             return None
@@ -226,9 +227,11 @@ class JobLogs:
     async def finish(self, seconds: float) -> None:
         """Let the logs of pods that have ended come to their end, but not for longer than that."""
         ended = [task for uid, task in self._tasks.items() if uid in self._ended]
-        if ended:
-            await asyncio.wait(ended, timeout=seconds)
-        await self.close()
+        try:
+            if ended:
+                await asyncio.wait(ended, timeout=seconds)
+        finally:
+            await self.close()
 
     async def rest(self, pods: Iterable[Mapping[str, Any]]) -> None:
         """Read on from the positions to the end, at full speed; for a worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -148,4 +149,5 @@ def test_a_namespace_that_is_gone_is_an_error(stack: AirflowStack, cluster: Clus
     finally:
         cluster.delete_namespace(other)
     stack.wait_for_state("cluster_elsewhere", run, "wait", "failed", seconds=180)
-    assert "JobLost: Deleted" in stack.log("cluster_elsewhere", run, "wait")
+    # Pods, job and Secret go in any order, so the last thing seen of the job differs.
+    assert re.search("Job(Lost|Failed|Terminated): ", stack.log("cluster_elsewhere", run, "wait"))

@@ -220,7 +220,7 @@ def test_a_leftover_of_the_try_before_is_removed_first(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as left:
         uid = f"{left.pid}:{process.start_time(left.pid)}"
         ref = JobRef("local", "train", uid, {"host": socket.gethostname(), "directory": str(folder)})
-        store.value = JobRecord(Phase.SUBMITTED, 1, "spec", "scope", ref).to_json()
+        store.value = JobRecord(Phase.SUBMITTED, 1, "spec", "scope", 0, ref).to_json()
         assert operator(int).execute(context(store, ti=FakeTaskInstance(try_number=2))) == 0
         assert left.wait(5) == -signal.SIGKILL
     assert not folder.exists()

@@ -29,8 +29,26 @@ def cluster(config: Elastic, task: Task) -> Rendered:
     """
     if config.rdzv_backend == "static":
         raise ConfigError("rdzv_backend", "'static' is for launcher='local'; pods find each other by c10d")
-    config = config.with_environment(nccl_environment(config))
+    config = config.with_environment({**nccl_environment(config), **_torchruns(config, task)})
     return _pod(config, task) if config.max_nodes == 1 else _pytorchjob(config, task)
+
+
+def _torchruns(config: Elastic, task: Task) -> dict[str, str]:
+    """What ``torchrun`` in a command reads, besides what the training-operator sets for several nodes."""
+    if task.runs_function:
+        return {}
+    values = {"PET_MONITOR_INTERVAL": text_of(config.monitor_interval), "PET_START_METHOD": config.start_method}
+    if config.max_nodes == 1:
+        values["PET_NPROC_PER_NODE"] = str(config.nproc_per_node)
+        values["PET_MAX_RESTARTS"] = str(config.max_restarts)
+    if config.nccl_collective_timeout_sec:
+        raise ConfigError("nccl_collective_timeout_sec", "is for functions; a program sets it in init_process_group")
+    return values
+
+
+def text_of(value: Any) -> str:
+    """Torchrun reads most of its numbers as whole ones."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _replica(config: Elastic) -> Replica:
@@ -48,7 +66,10 @@ def _spec(config: Elastic, task: Task, kind: Kind) -> Spec:
 def _pytorchjob(config: Elastic, task: Task) -> Rendered:
     replica = _replica(config)
     workers = manifest.replica_type(
-        "Worker", config.max_nodes, pytorchjob.template(config, task, replica), pytorchjob.restart_policy(replica)
+        "Worker",
+        config.max_nodes,
+        pytorchjob.template(config, task, replica),
+        manifest.restart_policy(config, replica, task),
     )
     policy: dict[str, Any] = {
         "minReplicas": config.min_nodes,
@@ -57,8 +78,11 @@ def _pytorchjob(config: Elastic, task: Task) -> Rendered:
         "rdzvId": task.name(PYTORCHJOB),
         "rdzvPort": PORT,
         "maxRestarts": int(config.max_restarts),
-        "rdzvConf": [{"key": key, "value": str(value)} for key, value in config.rendezvous().items()],
+        "rdzvConf": [{"key": key, "value": text_of(value)} for key, value in config.rendezvous().items()],
     }
+    if config.rdzv_endpoint:
+        host, _, port = config.rdzv_endpoint.rpartition(":")
+        policy |= {"rdzvHost": host, "rdzvPort": int(port)}
     wanted = {
         "pytorchReplicaSpecs": workers,
         "elasticPolicy": policy,
@@ -84,7 +108,10 @@ def _pod(config: Elastic, task: Task) -> Rendered:
             raise ConfigError(name, "a single node is a plain Pod, which has no such setting")
     replica = _replica(config)
     role = pods.Role(
-        POD.container, task.runner_command(), task.secret(POD), restart_policy=pytorchjob.restart_policy(replica)
+        POD.container,
+        task.runner_command(),
+        task.secret(POD),
+        restart_policy=manifest.restart_policy(config, replica, task),
     )
     template = pods.pod_template(config, replica, role, manifest.pod_metadata(task, POD))
     if not task.manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,27 @@ from airflow_distrib.runner.outcome import Outcome
 
 # After the job's own end, how long its pods may take to say how they ended, in seconds.
 SETTLE_SECONDS = 4.0
+# A pod that should be gone for so long is on a node that does not answer.
+LOST_SECONDS = 60.0
+STALE_EVENT_SECONDS = 900.0
 
 Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class View:
-    """What is known of a job at one moment; ``resource`` is None once it is certainly gone."""
+    """What is known of a job at one moment.
+
+    Attributes:
+        resource: None once it is certainly gone.
+        first_seen: since when each problem has been seen, kept by whoever waits; without it
+            the API's own times count, which may be of an earlier trouble.
+    """
 
     resource: Object | None
     pods: tuple[Object, ...] = ()
     events: tuple[Object, ...] = ()
+    first_seen: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,12 +59,12 @@ class Verdict:
 def judge(kind: Kind, ref: JobRef, view: View, patience: Patience, now: float) -> Verdict:
     """Decide whether a job is over, stuck, or goes on."""
     left = tuple(reports.of_pods(kind, ref.name, view.pods))
-    if view.resource is None or view.resource["metadata"].get("deletionTimestamp"):
-        gone = JobStatus(JobState.FAILED, "Deleted")
-        return Verdict(gone, True, _deleted(kind, ref, view), left)
-    status = kind.read(view.resource)
-    if status.state.finished:
+    status = kind.read(view.resource) if view.resource is not None else JobStatus(JobState.FAILED, "Deleted")
+    if view.resource is not None and status.state.finished:
+        # Also where it is being removed: its TTL may be short.
         return _finished(kind, ref, view, status, left, now)
+    if view.resource is None or view.resource.get("deleted") or view.resource["metadata"].get("deletionTimestamp"):
+        return Verdict(JobStatus(JobState.FAILED, "Deleted"), True, _deleted(kind, ref, view), left)
     if status.state is JobState.SUSPENDED:
         return Verdict(status, left=left)
     return _going_on(kind, view, status, left, patience, now)
@@ -70,7 +80,7 @@ def _finished(kind: Kind, ref: JobRef, view: View, status: JobStatus, left: tupl
     problem = problems.ended(view.pods) if status.state is JobState.FAILED else None
     # Only pods that tell something, and that have got as far as to run their command: a
     # worker that still waits for a master that is gone will never run.
-    running = any(_runs(kind, pod) for pod in view.pods if kind.reports(role_of(ref.name, pod)))
+    running = any(_runs(kind, pod, now) for pod in view.pods if kind.reports(role_of(ref.name, pod)))
     if status.state is JobState.SUCCEEDED:
         # A PyTorchJob succeeds with its master, an elastic one with its first pod; the other
         # ranks' work is not done yet, and may still fail.
@@ -80,8 +90,11 @@ def _finished(kind: Kind, ref: JobRef, view: View, status: JobStatus, left: tupl
     return Verdict(status, wait <= 0, problem, left, wait if wait > 0 else None)
 
 
-def _runs(kind: Kind, pod: Object) -> bool:
-    """Whether the main container of a pod is at work."""
+def _runs(kind: Kind, pod: Object, now: float) -> bool:
+    """Whether the main container of a pod is at work; on a node that is lost it only seems so."""
+    going = problems.seconds(pod["metadata"].get("deletionTimestamp"))
+    if going and now > going + LOST_SECONDS:
+        return False
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
     main: Object = next((each for each in statuses if each["name"] == kind.container), {})
     return not pod.get("deleted") and "running" in (main.get("state") or {})
@@ -102,33 +115,47 @@ def _going_on(
     kind: Kind, view: View, status: JobStatus, left: tuple[Outcome, ...], patience: Patience, now: float
 ) -> Verdict:
     waits = []
-    for problem, since in _problems(kind, view):
+    for name, problem, told_since in _problems(kind, view, now):
         allowed = patience.of(problem.reason)
         if allowed is None:
             continue
+        since = (
+            view.first_seen.setdefault(f"{name}/{problem.reason}", now) if view.first_seen is not None else told_since
+        )
         if since + allowed <= now:
             return Verdict(status, True, problem, left)
         waits.append(since + allowed - now)
     return Verdict(status, left=left, wait=min(waits, default=None))
 
 
-def _problems(kind: Kind, view: View) -> Iterator[tuple[Problem, float]]:
+def _problems(kind: Kind, view: View, now: float) -> Iterator[tuple[str, Problem, float]]:
+    """What is wrong now: with what, how, and since when as far as the API tells."""
     resource = view.resource or {}
-    running = sum(1 for pod in view.pods if _runs(kind, pod))
-    enough = running >= min(kind.enough_pods(resource), kind.expected_pods(resource))
-    for _, problem, since in problems.pending(view.pods):
+    working = sum(1 for pod in view.pods if _runs(kind, pod, now) or reports.ending(kind, pod) is not None)
+    enough = working >= min(kind.enough_pods(resource), kind.expected_pods(resource))
+    for name, problem, since in problems.pending(view.pods):
         if not (enough and problem.reason == problems.UNSCHEDULABLE):
-            yield problem, since
+            yield name, problem, since
     created = problems.seconds(resource["metadata"].get("creationTimestamp"))
     if not resource.get("status") and not view.pods:
-        yield problems.not_seen(kind.kind, created)
-    if len(view.pods) < kind.expected_pods(resource) or not enough:
-        yield from _unless_mended(view, problems.from_events(view.events))
+        yield (kind.kind, *problems.not_seen(kind.kind, created))
+    if not enough:
+        started = {pod["metadata"]["name"] for pod in view.pods if _has_started(pod)}
+        for event in view.events:
+            about = str((event.get("involvedObject") or {}).get("name", ""))
+            # Events tell of the past: of pods that have started since, they do not count.
+            if about in started or (view.pods and _is_old(event, now)):
+                continue
+            for problem, since in problems.from_events([event]):
+                yield about, problem, since
 
 
-def _unless_mended(view: View, found: Iterable[tuple[Problem, float]]) -> Iterator[tuple[Problem, float]]:
-    """Events tell of the past: those of pods that run by now do not count."""
-    runs = [pod["metadata"]["name"] for pod in view.pods if (pod.get("status") or {}).get("phase") == "Running"]
-    for problem, since in found:
-        if not any(name in problem.message for name in runs):
-            yield problem, since
+def _has_started(pod: Object) -> bool:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return any(set(each.get("state") or {}) & {"running", "terminated"} for each in statuses)
+
+
+def _is_old(event: Object, now: float) -> bool:
+    """What still goes wrong is told again, at least every few minutes."""
+    last = event.get("lastTimestamp") or (event.get("series") or {}).get("lastObservedTime") or event.get("eventTime")
+    return bool(last) and problems.seconds(last) < now - STALE_EVENT_SECONDS

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_distrib.backends.kubernetes.kind import Kind
 from airflow_distrib.backends.kubernetes.merge import merged
-from airflow_distrib.backends.kubernetes.options import ClusterConfig, SchedulingPolicy
+from airflow_distrib.backends.kubernetes.options import QUEUE_LABEL, ClusterConfig, SchedulingPolicy
 from airflow_distrib.backends.kubernetes.pods import MOUNT, SCRATCH
 from airflow_distrib.backends.kubernetes.resource import JOB_LABEL
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.core.resources import RunPolicy
+from airflow_distrib.core.resources import Replica, RestartPolicy, RunPolicy
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SPEC = "spec.json"
 TERMINATION_LOG = "/dev/termination-log"
 
@@ -109,6 +108,26 @@ def run_policy(config: ClusterConfig, task: Task) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def restart_policy(config: ClusterConfig, replica: Replica | None, task: Task) -> str:
+    """What is asked for, in the replica or in a pod template; otherwise Never.
+
+    Airflow's retries do the same as restarts, and know what went wrong.
+
+    Raises:
+        ConfigError: "Always", which would start a function again that has returned.
+    """
+    templates = ((replica.pod_template if replica else None) or {}, config.pod_template or {})
+    asked = [replica.restart_policy if replica else None]
+    asked += [(template.get("spec") or {}).get("restartPolicy") for template in templates]
+    given = next((each for each in asked if each), RestartPolicy.NEVER)
+    policy = given.value if isinstance(given, RestartPolicy) else str(given)
+    if policy == RestartPolicy.ALWAYS.value and task.runs_function:
+        raise ConfigError(
+            "restart_policy", "'Always' starts a function again that has returned; use 'OnFailure' or 'Never'"
+        )
+    return policy
+
+
 def _gang(policy: SchedulingPolicy) -> dict[str, Any]:
     values = {
         "minAvailable": policy.min_available,
@@ -129,6 +148,23 @@ def finished(rendered: dict[str, Any], task: Task) -> dict[str, Any]:
     own = task.manifest
     if not own:
         return rendered
+    _check_own(own, rendered)
+    whole: dict[str, Any] = merged(rendered, own)
+    for path, before, after in _pods_of(rendered, whole):
+        _check_pod(path, before, after, task)
+    ours = rendered["metadata"]
+    whole["metadata"] = merged(whole["metadata"], {"labels": ours["labels"], "annotations": ours["annotations"]})
+    return whole
+
+
+def _check_own(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> None:
+    if unknown := set(own) - {"apiVersion", "kind", "metadata", "spec", "status"}:
+        raise ConfigError(f"manifest.{sorted(map(str, unknown))[0]}", "there is no such field")
+    if "status" in own:
+        raise ConfigError("manifest.status", "is the cluster's to write; leave it out")
+    for key in ("metadata", "spec"):
+        if not isinstance(own.get(key) or {}, Mapping):
+            raise ConfigError(f"manifest.{key}", f"must be a mapping; got {own[key]!r}")
     for key in ("apiVersion", "kind"):
         if own.get(key, rendered[key]) != rendered[key]:
             raise ConfigError(f"manifest.{key}", f"must be {rendered[key]!r}; got {own[key]!r}")
@@ -137,12 +173,31 @@ def finished(rendered: dict[str, Any], task: Task) -> dict[str, Any]:
         if key in given and given[key] != rendered["metadata"].get(key):
             advice = "set namespace in task_config" if key == "namespace" else "jobs are named after their task"
             raise ConfigError(f"manifest.metadata.{key}", f"leave it out: {advice}")
-    if "status" in own:
-        raise ConfigError("manifest.status", "is the cluster's to write; leave it out")
-    whole: dict[str, Any] = merged(rendered, own)
-    ours = rendered["metadata"]
-    whole["metadata"] = merged(whole["metadata"], {"labels": ours["labels"], "annotations": ours["annotations"]})
-    return whole
+
+
+def _pods_of(rendered: Any, whole: Any, path: str = "manifest") -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Every pod template, as rendered and after the merge, with its place."""
+    for key, value in rendered.items():
+        if key == "template":
+            yield f"{path}.template", value, whole[key]
+        elif isinstance(value, dict) and isinstance(whole.get(key), dict):
+            yield from _pods_of(value, whole[key], f"{path}.{key}")
+
+
+def _check_pod(path: str, before: dict[str, Any], after: dict[str, Any], task: Task) -> None:
+    """The watch finds pods by their labels, and the runner is the command of a function's."""
+    after["metadata"] = merged(after.get("metadata") or {}, {"labels": before["metadata"]["labels"]})
+    containers = after["spec"].get("containers") or []
+    main, old = containers[0], before["spec"]["containers"][0]
+    if not main.get("image"):
+        raise ConfigError(
+            f"{path}.spec.containers",
+            f"the container {main['name']!r} has no image; name it so in the manifest, or set image",
+        )
+    if task.runs_function and any(main.get(key) != old.get(key) for key in ("command", "args")):
+        raise ConfigError(
+            f"{path}.spec.containers[0].command", "is the runner's when there is a function; leave one out"
+        )
 
 
 def replica_type(name: str, replicas: int, template: Mapping[str, Any], restart_policy: str) -> dict[str, Any]:

@@ -22,6 +22,9 @@ KEYS = {
     "volumes": "name",
 }
 
+# Of these an item is one choice among several: merging two would make both.
+WHOLE = frozenset({"env", "volumes", "volumeMounts"})
+
 # Every toleration of a list counts, so both lists do.
 JOINED = frozenset({"tolerations", "envFrom"})
 
@@ -43,7 +46,7 @@ def merged(base: Any, over: Any, field: str = "") -> Any:
     if _is_list(over) and (base is None or _is_list(base)):
         known = base or []
         if field in KEYS:
-            return _by_key(known, over, KEYS[field])
+            return _by_key(known, over, field)
         if field in JOINED:
             return [*known, *(item for item in over if item not in known)]
     if isinstance(over, Mapping):
@@ -51,15 +54,21 @@ def merged(base: Any, over: Any, field: str = "") -> Any:
     return list(over) if _is_list(over) else over
 
 
-def _by_key(base: Sequence[Any], over: Sequence[Any], key: str) -> list[Any]:
+def _by_key(base: Sequence[Any], over: Sequence[Any], field: str) -> list[Any]:
     result = list(base)
     for item in over:
-        places = [index for index, known in enumerate(result) if known.get(key) == item.get(key)]
+        # Two of the same name within one list are the user's own business: port 53 twice, for one.
+        places = [index for index, known in enumerate(base) if _key(known, field) == _key(item, field)]
         if places:
-            result[places[0]] = merged(result[places[0]], item)
+            result[places[0]] = merged({} if field in WHOLE else base[places[0]], item)
         else:
             result.append(merged({}, item))
     return result
+
+
+def _key(item: Mapping[str, Any], field: str) -> tuple[Any, ...]:
+    extra = {"ports": "protocol", "topologySpreadConstraints": "whenUnsatisfiable"}.get(field)
+    return item.get(KEYS[field]), item.get(extra) if extra else None
 
 
 def _is_list(value: Any) -> bool:

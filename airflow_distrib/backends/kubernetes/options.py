@@ -47,13 +47,16 @@ def _labels(name: str, value: Any) -> dict[str, str]:
 
 def _secrets(name: str, value: Any) -> dict[str, dict[str, str]]:
     if not isinstance(value, Mapping):
-        raise ConfigError(name, f"must be a mapping of variables to 'secret/key'; got {value!r}")
+        # Not shown here either: it may be a secret itself.
+        raise ConfigError(name, "must be a mapping of variables to 'secret/key'")
     return {variable: _secret_key(f"{name}[{variable!r}]", variable, given) for variable, given in value.items()}
 
 
 def _secret_key(name: str, variable: Any, given: Any) -> dict[str, str]:
     if not isinstance(variable, str) or not _ENV_NAME.fullmatch(variable):
         raise ConfigError(name, f"{variable!r} cannot be the name of an environment variable")
+    if config.is_template(given):
+        return given  # type: ignore[no-any-return] # rendered, and checked again, at run time
     if isinstance(given, str):
         secret, slash, key = given.partition("/")
         given = {"name": secret, "key": key} if slash else given
@@ -70,12 +73,16 @@ def _objects(*required: str) -> Check:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ConfigError(name, f"must be a list of mappings as in a pod's spec; got {value!r}")
         for index, item in enumerate(value):
-            missing = set(required) - set(item) if isinstance(item, Mapping) else True
-            if missing:
+            known = isinstance(item, Mapping) and all(_is_text(item.get(key)) for key in required)
+            if not known:
                 raise ConfigError(f"{name}[{index}]", f"must be a mapping with {' and '.join(required)}; got {item!r}")
         return [dict(item) for item in value]
 
     return check
+
+
+def _is_text(value: Any) -> bool:
+    return (isinstance(value, str) and bool(value)) or config.is_template(value)
 
 
 def _tolerations(name: str, value: Any) -> list[Any]:
@@ -104,6 +111,9 @@ def _namespace(name: str, value: Any) -> str:
     if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
         raise ConfigError(name, f"must be the name of a namespace: lower-case letters, digits and '-'; got {value!r}")
     return value
+
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 class SchedulingPolicy(Config):
@@ -216,18 +226,23 @@ class ClusterConfig(Config):
         both = set(self.env or {}) & set(self.env_secrets or {})
         if both:
             raise ConfigError(f"env_secrets[{min(both)!r}]", "is in env as well; leave one of them")
+        label = (self.labels or {}).get(QUEUE_LABEL)
+        if self.queue and label not in (None, self.queue):
+            raise ConfigError("queue", f"is {self.queue!r}, but labels say {label!r}; leave one of them")
         self._check_mounts()
 
     def _check_mounts(self) -> None:
-        mounts = self.volume_mounts or ()
-        if any(map(config.is_template, (self.volumes, self.volume_mounts, self.pod_template))):
+        """A volume that no pod template can have either is met here; the rest when pods are rendered."""
+        mounts, templates = self.volume_mounts or (), (self.pod_template, *self._replica_templates())
+        if any(map(config.is_template, (self.volumes, self.volume_mounts, *templates))):
             return
-        known = {volume["name"] for volume in self.volumes or ()} | podfields.volume_names(self.pod_template)
+        known = {volume["name"] for volume in self.volumes or ()}.union(*map(podfields.volume_names, templates))
         for index, mount in enumerate(mounts):
-            if mount["name"] not in known:
+            if mount["name"] not in known and not config.is_template(mount["name"]):
                 raise ConfigError(f"volume_mounts[{index}].name", f"there is no volume {mount['name']!r} in volumes")
-            if self.shared_memory and mount["mountPath"].rstrip("/") == "/dev/shm":  # noqa: S108 - a mount point
-                raise ConfigError("shared_memory", "volume_mounts has a volume at /dev/shm as well; leave one of them")
+
+    def _replica_templates(self) -> list[Any]:
+        return [value.pod_template for value in self.values().values() if isinstance(value, Replica)]
 
 
 def cluster_only(given: ClusterConfig) -> list[str]:

@@ -16,6 +16,7 @@ MOUNT = "/airflow-distrib/job"
 SCRATCH = "/airflow-distrib/work"
 _SECRET_VOLUME = "airflow-distrib-job"  # noqa: S105 - the name of a volume
 _SCRATCH_VOLUME = "airflow-distrib-work"
+_SHM_VOLUME = "airflow-distrib-shm"
 _SHM = "/dev/shm"  # noqa: S108 - a mount point
 
 
@@ -45,17 +46,38 @@ def pod_template(
 ) -> dict[str, Any]:
     """Render one replica's template.
 
-    In this order, each over the one before: the config's pod template, the replica's, the
-    options, what the runner needs, this package's labels.
+    In this order, each over the one before: the job's pod template, the job's options, the
+    replica's pod template, the replica's options, what the runner needs, this package's labels.
     """
-    base = merged(config.pod_template or {}, (replica.pod_template if replica else None) or {})
-    spec, main = _split(base.get("spec") or {}, role)
-    container = merged(main, _container(config, replica, role))
-    rest = merged(spec, _pod(config, role))
-    rest["containers"] = [container, *(c for c in spec.get("containers", ()) if c["name"] != container["name"])]
+    _check_shared_memory(config, replica, role)
+    common = _layer(config.pod_template or {}, role, _pod(config), _container(config))
     named = {"labels": dict(config.labels or {}), "annotations": dict(config.annotations or {})}
-    whole = merged(merged(base.get("metadata") or {}, named), metadata)
-    return {"metadata": {key: value for key, value in whole.items() if value}, "spec": rest}
+    common["metadata"] = merged(common.get("metadata") or {}, named)
+    own = _layer((replica.pod_template if replica else None) or {}, role, {}, _own(replica))
+    runner = {"spec": _runners_pod(role), "metadata": metadata}
+    whole = merged(merged(common, own), runner)
+    spec = whole["spec"]
+    spec["containers"][0] = merged(spec["containers"][0], _runners_container(role, spec["containers"][0]))
+    return {"metadata": {key: value for key, value in whole["metadata"].items() if value}, "spec": spec}
+
+
+def _layer(
+    template: Mapping[str, Any], role: Role, pod: Mapping[str, Any], container: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A template with options over it, its main container first and under the name it must have."""
+    spec, main = _split(template.get("spec") or {}, role)
+    rest = merged(spec, pod)
+    rest["containers"] = [merged(main, container), *spec["containers"]]
+    return {**template, "spec": rest}
+
+
+def _check_shared_memory(config: ClusterConfig, replica: Replica | None, role: Role) -> None:
+    """Before the merge: a later mount at the same place replaces an earlier one."""
+    mounts = list(config.volume_mounts or ())
+    for template in (config.pod_template, replica.pod_template if replica else None):
+        mounts += _split((template or {}).get("spec") or {}, role)[1].get("volumeMounts") or ()
+    if config.shared_memory and any(str(mount["mountPath"]).rstrip("/") == _SHM for mount in mounts):
+        raise ConfigError("shared_memory", f"another volume is mounted at {_SHM} as well; leave one of them")
 
 
 def _split(spec: Mapping[str, Any], role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -78,54 +100,56 @@ def _split(spec: Mapping[str, Any], role: Role) -> tuple[dict[str, Any], dict[st
     return {**spec, "containers": others}, {**main, "name": role.container}
 
 
-def _container(config: ClusterConfig, replica: Replica | None, role: Role) -> dict[str, Any]:
+def _container(config: ClusterConfig) -> dict[str, Any]:
+    mounts = [dict(mount) for mount in config.volume_mounts or ()]
+    if config.shared_memory:
+        mounts.append({"name": _SHM_VOLUME, "mountPath": _SHM})
+    options = {
+        "image": config.image,
+        "imagePullPolicy": config.image_pull_policy,
+        "env": environment(config),
+        "volumeMounts": mounts,
+    }
+    return {name: value for name, value in options.items() if value}
+
+
+def _own(replica: Replica | None) -> dict[str, Any]:
     given = replica or Replica()
-    container: dict[str, Any] = {"name": role.container}
-    if image := given.image or config.image:
-        container["image"] = image
-    if config.image_pull_policy:
-        container["imagePullPolicy"] = config.image_pull_policy
+    options = {"image": given.image, "resources": requirements(given)}
+    return {name: value for name, value in options.items() if value}
+
+
+def _runners_container(role: Role, main: Mapping[str, Any]) -> dict[str, Any]:
+    container: dict[str, Any] = {}
     if role.command is not None:
         container["command"] = list(role.command)
-    if env := environment(config, role):
-        container["env"] = env
-    if wanted := requirements(given):
-        container["resources"] = wanted
-    if mounts := _mounts(config, role):
-        container["volumeMounts"] = mounts
-    if role.readiness_port:
+    if role.env:
+        container["env"] = [dict(each) for each in role.env]
+    if role.secret:
+        container["volumeMounts"] = [
+            {"name": _SECRET_VOLUME, "mountPath": MOUNT, "readOnly": True},
+            {"name": _SCRATCH_VOLUME, "mountPath": SCRATCH},
+        ]
+    if role.readiness_port and "readinessProbe" not in main:
         container["readinessProbe"] = {"tcpSocket": {"port": role.readiness_port}, "periodSeconds": 1}
     return container
 
 
-def environment(config: ClusterConfig, role: Role) -> list[dict[str, Any]]:
-    """Variables: the user's, those from Secrets, ours."""
+def environment(config: ClusterConfig) -> list[dict[str, Any]]:
+    """Variables: the user's, and those from Secrets."""
     plain = [{"name": name, "value": value} for name, value in (config.env or {}).items()]
     secret = [
         {"name": name, "valueFrom": {"secretKeyRef": dict(key)}}  # type: ignore[arg-type] # checked: a mapping
         for name, key in (config.env_secrets or {}).items()
     ]
-    return [*plain, *secret, *map(dict, role.env)]
+    return [*plain, *secret]
 
 
-def _mounts(config: ClusterConfig, role: Role) -> list[dict[str, Any]]:
-    mounts = [dict(mount) for mount in config.volume_mounts or ()]
-    if config.shared_memory:
-        mounts.append({"name": "dshm", "mountPath": _SHM})
-    if role.secret:
-        mounts.append({"name": _SECRET_VOLUME, "mountPath": MOUNT, "readOnly": True})
-        mounts.append({"name": _SCRATCH_VOLUME, "mountPath": SCRATCH})
-    return mounts
-
-
-def _pod(config: ClusterConfig, role: Role) -> dict[str, Any]:
+def _pod(config: ClusterConfig) -> dict[str, Any]:
     volumes = [dict(volume) for volume in config.volumes or ()]
     if config.shared_memory:
         size = {"sizeLimit": config.shared_memory} if isinstance(config.shared_memory, str) else {}
-        volumes.append({"name": "dshm", "emptyDir": {"medium": "Memory", **size}})
-    if role.secret:
-        volumes.append({"name": _SECRET_VOLUME, "secret": {"secretName": role.secret, "defaultMode": 0o444}})
-        volumes.append({"name": _SCRATCH_VOLUME, "emptyDir": {}})
+        volumes.append({"name": _SHM_VOLUME, "emptyDir": {"medium": "Memory", **size}})
     settings = {
         "volumes": volumes,
         "nodeSelector": config.node_selector,
@@ -135,9 +159,20 @@ def _pod(config: ClusterConfig, role: Role) -> dict[str, Any]:
         "schedulerName": config.scheduler_name,
         "serviceAccountName": config.service_account,
         "imagePullSecrets": [{"name": name} for name in config.image_pull_secrets or ()],
-        "restartPolicy": role.restart_policy,
     }
     return {name: value for name, value in settings.items() if value}
+
+
+def _runners_pod(role: Role) -> dict[str, Any]:
+    pod: dict[str, Any] = {}
+    if role.secret:
+        pod["volumes"] = [
+            {"name": _SECRET_VOLUME, "secret": {"secretName": role.secret, "defaultMode": 0o444}},
+            {"name": _SCRATCH_VOLUME, "emptyDir": {}},
+        ]
+    if role.restart_policy:
+        pod["restartPolicy"] = role.restart_policy
+    return pod
 
 
 def requirements(replica: Replica) -> dict[str, dict[str, str]]:

@@ -29,7 +29,7 @@ UNSCHEDULABLE, QUOTA, IMAGE_PULL, INVALID_IMAGE = (
     "InvalidImageName",
 )
 CONTAINER_CONFIG, CONTAINER_CREATE, NOT_READY = "CreateContainerConfigError", "CreateContainerError", "VolumeNotMounted"
-NOT_SEEN = "NoController"
+NOT_SEEN, PODS_REFUSED = "NoController", "PodsRefused"
 
 
 class Patience(Config):
@@ -73,6 +73,8 @@ _PATIENCE = {
     CONTAINER_CONFIG: "container_config",
     NOT_READY: "mount",
     NOT_SEEN: "no_controller",
+    # A webhook that does not answer, for one; the controller tries again.
+    PODS_REFUSED: "create_container",
 }
 
 # A container's waiting reason: ours, whether a retry may help, and what to do.
@@ -148,7 +150,7 @@ def from_events(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Problem, 
         if "exceeded quota" in message:
             yield _problem(QUOTA, _short(message)), since
         elif event.get("reason") in ("FailedCreate", "FailedCreatePod", "FailedCreatePods"):
-            yield _problem("PodsRefused", _short(message)), since
+            yield _problem(PODS_REFUSED, _short(message)), since
         elif event.get("reason") in ("FailedMount", "FailedAttachVolume"):
             yield _problem(NOT_READY, _short(message)), since
         elif event.get("reason") == "ValidationError":

@@ -74,7 +74,7 @@ def _cause(role: str, ended: Mapping[str, Any], code: int) -> dict[str, Any]:
     if reason in _NOT_STARTED:
         text = f"the container of {role} could not be started: {said[-800:]}"
         return {"error_type": START_FAILED, "message": text, "exit_code": code, "recoverable": False}
-    if code > 128:
+    if code > 128 and code - 128 in set(signal.Signals):
         text = f"the container of {role} ended with signal {signal_name(code - 128)}"
         return {"error_type": outcomes.PROCESS_KILLED, "message": text, "exit_code": 128 - code}
     text = f"the container of {role} ended with exit status {code}" + (f": {said[-800:]}" if said else "")

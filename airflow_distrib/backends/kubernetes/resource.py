@@ -72,7 +72,7 @@ class ResourceBackend:
                 created, adopted = existing, True
             ref = self._ref(created)
             if rendered.specs:
-                await self.create_secret(ref, rendered, payload)
+                await self._create_secret_or_nothing(ref, rendered, payload)
             return ref, adopted
         raise ClusterError(f"the {self.kind.kind} {name} of an earlier attempt is being deleted, but stays")
 
@@ -107,6 +107,15 @@ class ResourceBackend:
         metadata = resource["metadata"]
         address = {"kind": self.kind.key, "namespace": metadata["namespace"]}
         return JobRef(SYSTEM, metadata["name"], metadata["uid"], address)
+
+    async def _create_secret_or_nothing(self, ref: JobRef, rendered: Rendered, payload: bytes | None) -> None:
+        """A job whose pods would wait for their Secret for ever is not left behind."""
+        try:
+            await self.create_secret(ref, rendered, payload)
+        except ClusterError:
+            with contextlib.suppress(ClusterError):
+                await self.cancel(ref)
+            raise
 
     async def create_secret(self, ref: JobRef, rendered: Rendered, payload: bytes | None) -> None:
         """Create what the pods wait for; it goes when the job goes."""
@@ -162,13 +171,15 @@ class ResourceBackend:
         pods = await self._list(ref, "pods", {"labelSelector": f"{JOB_LABEL}={ref.name}"})
         return View(resource, tuple(pods))
 
-    async def _list(self, ref: JobRef, plural: str, query: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    async def _list(
+        self, ref: JobRef, plural: str, query: Mapping[str, str], attempts: int | None = None
+    ) -> list[Mapping[str, Any]]:
         path = f"/api/v1/namespaces/{ref.address['namespace']}/{plural}"
-        return list((await self.client.request("GET", path, query=query))["items"])
+        return list((await self.client.request("GET", path, query=query, attempts=attempts))["items"])
 
     async def events(self, ref: JobRef) -> tuple[Mapping[str, Any], ...]:
         """Warnings about the job, its pods and what else belongs to it."""
-        found = await self._list(ref, "events", {"fieldSelector": "type=Warning", "limit": "500"})
+        found = await self._list(ref, "events", {"fieldSelector": "type=Warning", "limit": "500"}, attempts=1)
         return tuple(each for each in found if str(each["involvedObject"].get("name", "")).startswith(ref.name))
 
     async def framed(self, ref: JobRef, pod: str) -> Outcome | None:
@@ -187,14 +198,17 @@ class ResourceBackend:
     async def log(self, ref: JobRef, pod: str, query: Mapping[str, str]) -> str:
         """Text of a pod's log; empty when there is none."""
         path = f"/api/v1/namespaces/{ref.address['namespace']}/pods/{pod}/log"
-        pieces = []
-        try:
-            async with self.client.stream(path, query, quiet_for=30) as stream:
-                pieces = [piece async for piece in stream]
-        except ApiError as error:
-            if error.status not in (400, 404):
-                raise
-        return b"".join(pieces).decode("utf-8", "replace")
+        for pause in (1.0, 4.0, 0.0):
+            try:
+                async with self.client.stream(path, query, quiet_for=30) as stream:
+                    return b"".join([piece async for piece in stream]).decode("utf-8", "replace")
+            except ClusterError as error:
+                if isinstance(error, ApiError) and error.status in (400, 404):
+                    return ""
+                if not pause:
+                    raise
+                await asyncio.sleep(pause)
+        return ""
 
     # ------------------------------------------------------------------ ending
 

@@ -34,9 +34,13 @@ def _arguments(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
         raise ConfigError(name, f"must be a list of words, such as ['--bind-to', 'core']; got {value!r}")
     for word in value:
-        if word in ("-np", "-n", "--np", "-c"):
+        if word.partition("=")[0] in ("-np", "-n", "--np", "--n", "-c"):
             raise ConfigError(name, f"{word!r} is set to worker.replicas times slots; leave it out")
     return tuple(value)
+
+
+def _is_other_than_one(replicas: Any) -> bool:
+    return replicas not in (None, 1) and not config.is_template(replicas)
 
 
 def _path(name: str, value: Any) -> str:
@@ -108,7 +112,7 @@ class MPIJob(ClusterConfig):
         worker, launcher = self.worker, self.launcher
         if not config.is_template(worker) and (not isinstance(worker, Replica) or worker.replicas in (None, 0)):
             raise ConfigError("worker.replicas", "is required, at least 1; write worker=Replica(replicas=...)")
-        if isinstance(launcher, Replica) and launcher.replicas not in (None, 1):
+        if isinstance(launcher, Replica) and _is_other_than_one(launcher.replicas):
             raise ConfigError("launcher.replicas", f"there is always one launcher; got {launcher.replicas!r}")
         for name, replica in (("worker", worker), ("launcher", launcher)):
             if (

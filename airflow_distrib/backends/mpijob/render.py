@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from airflow_distrib.backends.kubernetes import manifest, pods
@@ -12,7 +13,7 @@ from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.backends.mpijob.config import DEFAULT_ARGUMENTS, OPEN_MPI, V1, MPIJob
 from airflow_distrib.backends.mpijob.status import MPIJOB, MPIJOB_V1
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, RestartPolicy
+from airflow_distrib.core.resources import Replica, RestartPolicy, amount
 from airflow_distrib.runner import collector
 from airflow_distrib.runner import spec as specs
 
@@ -20,6 +21,8 @@ LAUNCHER_SPEC = "launcher.json"
 # Where both operators mount the list of workers.
 HOSTFILE = "/etc/mpi/hostfile"
 SSH_PORT = 22
+# Exported where it is set; mpirun would complain about it elsewhere.
+_LIBRARIES = "LD_LIBRARY_PATH"
 
 # Of the config, what only mpirun and its operator can honour.
 _MPI_ONLY = (
@@ -41,17 +44,25 @@ def cluster(config: MPIJob, task: Task) -> Rendered:
     worker = config.worker
     assert isinstance(worker, Replica)
     launcher = config.launcher if isinstance(config.launcher, Replica) else Replica()
-    roles = manifest.replica_type("Launcher", 1, _launcher(config, task, launcher), _restarts(launcher))
+    policy = manifest.restart_policy(config, launcher, task)
+    pod = _launcher(config, task, launcher)
+    roles = manifest.replica_type("Launcher", 1, pod, policy)
     roles |= manifest.replica_type(
-        "Worker", int(worker.replicas or 0), _worker(config, task, worker), _restarts(worker)
+        "Worker",
+        int(worker.replicas or 0),
+        _worker(config, task, worker),
+        manifest.restart_policy(config, worker, task),
     )
     wanted: dict[str, Any] = {
         "slotsPerWorker": int(config.slots),
         "runPolicy": manifest.run_policy(config, task),
         "mpiReplicaSpecs": roles,
     }
-    # A function that failed fails again; mpirun itself waits for the workers.
-    wanted["runPolicy"].setdefault("backoffLimit", 0)
+    # The workers' SSH servers run on after the launcher has ended.
+    wanted["runPolicy"].setdefault("cleanPodPolicy", "Running")
+    if policy == RestartPolicy.NEVER.value:
+        # A function that failed fails again; mpirun itself waits for the workers.
+        wanted["runPolicy"].setdefault("backoffLimit", 0)
     if kind is MPIJOB:
         wanted["mpiImplementation"] = config.implementation or OPEN_MPI
         wanted["launcherCreationPolicy"] = config.launcher_creation_policy or "WaitForWorkersReady"
@@ -65,18 +76,32 @@ def cluster(config: MPIJob, task: Task) -> Rendered:
         "metadata": manifest.metadata(config, task, kind),
         "spec": wanted,
     }
-    return Rendered(kind, manifest.finished(resource, task), _specs(config, task), ("launcher",))
+    whole = manifest.finished(resource, task)
+    _check_size(whole["spec"], wanted)
+    names = [each["name"] for each in pod["spec"]["containers"][0].get("env") or ()]
+    return Rendered(kind, whole, _specs(config, task, names), ("launcher",))
 
 
-def _specs(config: MPIJob, task: Task) -> dict[str, specs.Spec]:
+def _check_size(whole: dict[str, Any], rendered: dict[str, Any]) -> None:
+    """Mpirun starts as many ranks as the config says."""
+    for path in (("slotsPerWorker",), ("mpiReplicaSpecs", "Worker", "replicas")):
+        ours, theirs = rendered, whole
+        for key in path:
+            ours, theirs = ours[key], theirs[key]
+        if ours != theirs:
+            field = "slots" if len(path) == 1 else "worker.replicas"
+            raise ConfigError(f"manifest.spec.{'.'.join(path)}", f"is {theirs}, but {field} says {ours}; leave it out")
+
+
+def _specs(config: MPIJob, task: Task, names: list[str]) -> dict[str, specs.Spec]:
     """One file for the launcher, one for the ranks, which report to it."""
     if not task.runs_function:
         return {}
     launcher = task.spec(
         specs.LAUNCHER,
         token=task.token,
-        command=mpirun(config, task),
-        exports=_exports(config, task) if _implementation(config) == OPEN_MPI else [],
+        command=mpirun(config, _exports(task, names)),
+        exports=_exports(task, names) if _implementation(config) == OPEN_MPI else [],
         program=task.runner_command(),
         hostfile=HOSTFILE if config.api_version != V1 else None,
         ssh_port=int(config.ssh_port or SSH_PORT),
@@ -87,11 +112,11 @@ def _specs(config: MPIJob, task: Task) -> dict[str, specs.Spec]:
     return {LAUNCHER_SPEC: launcher, manifest.SPEC: rank}
 
 
-def mpirun(config: MPIJob, task: Task) -> list[str]:
+def mpirun(config: MPIJob, variables: list[str]) -> list[str]:
     """``mpirun -np RANKS ...``, without the variables to export for Open MPI, and without the program."""
     implementation = _implementation(config)
     arguments = DEFAULT_ARGUMENTS[implementation] if config.mpirun_arguments is None else config.mpirun_arguments
-    names = [] if implementation == OPEN_MPI else ["-genvlist", ",".join(_exports(config, task))]
+    names = [] if implementation == OPEN_MPI else ["-genvlist", ",".join(variables)]
     return ["mpirun", "-np", str(config.world_size), *arguments, *names]
 
 
@@ -99,34 +124,36 @@ def _implementation(config: MPIJob) -> str:
     return config.implementation or OPEN_MPI
 
 
-def _exports(config: MPIJob, task: Task) -> list[str]:
+def _exports(task: Task, names: list[str]) -> list[str]:
     """An SSH server gives its processes a new environment; what the ranks need has to be named."""
     ours = [collector.ADDRESS] if task.runs_function else []
-    return ["PATH", "LD_LIBRARY_PATH", *(config.env or {}), *(config.env_secrets or {}), *ours]
+    return ["PATH", "LD_LIBRARY_PATH", *(name for name in names if name != collector.POD_IP), *ours]
 
 
 def _launcher(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
     command = task.runner_command(LAUNCHER_SPEC)
-    if command is not None and not task.runs_function:
-        known = [name for name in _exports(config, task) if name != "LD_LIBRARY_PATH"]
-        exports = [word for name in known for word in ("-x", name)] if _implementation(config) == OPEN_MPI else []
-        command = [*mpirun(config, task), *exports, *command]
     own_address = {"name": collector.POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
     role = pods.Role(MPIJOB.container, command, task.secret(MPIJOB), env=(own_address,) if task.runs_function else ())
-    return _template(config, task, replica, role, "the launcher")
+    rendered = _template(config, task, replica, role, "the launcher")
+    if command is not None and not task.runs_function:
+        main = rendered["spec"]["containers"][0]
+        variables = [name for name in _exports(task, [v["name"] for v in main.get("env") or ()]) if name != _LIBRARIES]
+        exports = [word for name in variables for word in ("-x", name)] if _implementation(config) == OPEN_MPI else []
+        main["command"] = [*mpirun(config, [*variables, _LIBRARIES]), *exports, *_program(command)]
+    return rendered
+
+
+def _program(command: list[str]) -> list[str]:
+    if os.path.basename(command[0]) in ("mpirun", "mpiexec", "mpiexec.hydra", "horovodrun"):
+        raise ConfigError("command", f"is what {command[0]} starts on every rank, without {command[0]} itself")
+    return command
 
 
 def _worker(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
     # Without a command the operator starts the SSH server (or, in v1, sleeps).
-    port = None if config.api_version == V1 or _has_probe(config, replica) else int(config.ssh_port or SSH_PORT)
+    port = None if config.api_version == V1 else int(config.ssh_port or SSH_PORT)
     role = pods.Role(MPIJOB.container, None, task.secret(MPIJOB), readiness_port=port)
     return _template(config, task, replica, role, "a worker")
-
-
-def _has_probe(config: MPIJob, replica: Replica) -> bool:
-    templates = (config.pod_template or {}, replica.pod_template or {})
-    found = [c for t in templates for c in (t.get("spec") or {}).get("containers") or ()]
-    return any("readinessProbe" in container for container in found)
 
 
 def _template(config: MPIJob, task: Task, replica: Replica, role: pods.Role, who: str) -> dict[str, Any]:
@@ -135,11 +162,7 @@ def _template(config: MPIJob, task: Task, replica: Replica, role: pods.Role, who
         manifest.needs_image(rendered, who)
     container = rendered["spec"]["containers"][0]
     idle = who == "the launcher" and not config.run_launcher_as_worker
-    if idle and any("gpu" in name for name in container.get("resources", {}).get("limits", {})):
+    limits = container.get("resources", {}).get("limits", {})
+    if idle and any("gpu" in name and amount(most) > 0 for name, most in limits.items()):
         raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; leave it out")
     return rendered
-
-
-def _restarts(replica: Replica) -> str:
-    given = replica.restart_policy
-    return given.value if isinstance(given, RestartPolicy) else RestartPolicy.NEVER.value

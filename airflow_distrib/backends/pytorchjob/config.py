@@ -48,7 +48,11 @@ class PyTorchJob(ClusterConfig):
                 raise ConfigError("worker.replicas", "is required; write worker=Replica(replicas=...)")
         elif worker.replicas is None:
             raise ConfigError("worker.replicas", "is required; 0 leaves the master alone")
-        if isinstance(self.master, Replica) and self.master.replicas not in (None, 1):
+        if (
+            isinstance(self.master, Replica)
+            and self.master.replicas not in (None, 1)
+            and not (config.is_template(self.master.replicas))
+        ):
             raise ConfigError("master.replicas", f"there is always one master; got {self.master.replicas!r}")
 
     def _accept_deprecated(self) -> None:

@@ -11,7 +11,7 @@ from airflow_distrib.backends.kubernetes.options import ClusterConfig, cluster_o
 from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.backends.pytorchjob.config import PyTorchJob
 from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
-from airflow_distrib.core.resources import Replica, RestartPolicy
+from airflow_distrib.core.resources import Replica
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
 
@@ -28,10 +28,15 @@ def cluster(config: PyTorchJob, task: Task) -> Rendered:
     assert isinstance(worker, Replica)
     # A master like the workers, unless it is described itself.
     master = config.master if isinstance(config.master, Replica) else worker
-    roles = manifest.replica_type("Master", 1, template(config, task, master), restart_policy(master))
+    roles = manifest.replica_type(
+        "Master", 1, template(config, task, master), manifest.restart_policy(config, master, task)
+    )
     if int(worker.replicas or 0):
         roles |= manifest.replica_type(
-            "Worker", int(worker.replicas or 0), template(config, task, worker), restart_policy(worker)
+            "Worker",
+            int(worker.replicas or 0),
+            template(config, task, worker),
+            manifest.restart_policy(config, worker, task),
         )
     wanted = {"pytorchReplicaSpecs": roles, "runPolicy": manifest.run_policy(config, task)}
     spec = task.spec() if task.runs_function else None
@@ -50,12 +55,6 @@ def template(config: ClusterConfig, task: Task, replica: Replica | None) -> dict
     if not task.manifest:
         manifest.needs_image(rendered, "a replica")
     return rendered
-
-
-def restart_policy(replica: Replica | None) -> str:
-    """Never, unless asked for: Airflow's retries do the same, and know what went wrong."""
-    given = replica.restart_policy if replica else None
-    return given.value if isinstance(given, RestartPolicy) else RestartPolicy.NEVER.value
 
 
 def finished(

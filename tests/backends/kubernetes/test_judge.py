@@ -13,7 +13,7 @@ from airflow_distrib.backends.pod.status import POD
 from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
 from airflow_distrib.core.status import JobState, Retry
 from airflow_distrib.runner.outcome import FAILURE, SUCCESS, Outcome
-from payloads import NOW, REF, condition, ended, event, job, pod, running, told, unschedulable, waiting
+from payloads import NOW, REF, at, condition, ended, event, job, pod, running, told, unschedulable, waiting
 
 RESULT = told("master-0", Outcome(SUCCESS, 0, result="1"))
 FAILED = told("worker-0", Outcome(FAILURE, 1, error_type="ValueError"), 1)
@@ -122,15 +122,38 @@ def test_an_image_name_that_cannot_be_ends_the_job_at_once() -> None:
 )
 def test_events_tell_why_pods_are_missing(told_by: Any, reason: str) -> None:
     """And nothing else does."""
-    found = verdict(job(condition("Created")), events=(told_by,), quota=5, mount=5)
+    found = verdict(job(condition("Created")), events=(told_by,), quota=5, mount=5, create_container=5)
     assert (found.over, found.problem.reason) == (True, reason)
 
 
 def test_events_of_a_pod_that_runs_by_now_do_not_count() -> None:
     """The Secret came a second later."""
-    early = event("FailedMount", 'pod job-master-0: secret "job" not found')
+    early = {**event("FailedMount", 'secret "job" not found'), "involvedObject": {"name": "job-master-0"}}
     resource = job(RUNNING, workers=1)
     assert not verdict(resource, running("master-0"), pod("worker-0", "Pending"), events=(early,), mount=5).over
+
+
+def test_events_that_are_not_told_again_are_over() -> None:
+    """The quota was full an hour ago; now the pod only waits for its image."""
+    old = {**event("FailedCreatePod", "exceeded quota: q", -4000), "lastTimestamp": at(-3600)}
+    resource = job(condition("Created"))
+    assert not verdict(resource, running("master-0"), pod("worker-0", "Pending"), events=(old,), quota=5).over
+
+
+def test_patience_begins_when_a_problem_is_seen_and_not_before() -> None:
+    """A container that is restarted after an hour may have a bad minute, too."""
+    seen: dict[str, float] = {}
+    stuck = (running("master-0"), waiting("worker-0", "ErrImagePull", "timeout"))
+    for now, over in ((NOW + 5000, False), (NOW + 5170, False), (NOW + 5190, True)):
+        view = View(job(RUNNING), stuck, first_seen=seen)
+        assert judge(PYTORCHJOB, REF, view, Patience(image_pull=180), now).over is over
+
+
+def test_a_pod_on_a_node_that_is_lost_is_not_waited_for() -> None:
+    """It should have been gone for long, and still seems to run."""
+    lost = running("worker-0")
+    lost["metadata"]["deletionTimestamp"] = at(-300)
+    assert verdict(job(SUCCEEDED), RESULT, lost).over
 
 
 def test_a_resource_that_no_controller_looks_at_is_an_error() -> None:
@@ -170,8 +193,11 @@ def test_what_took_a_pod_away_is_told_apart_from_a_failure(lost: Any, reason: st
 
 
 def test_a_deleted_job_is_an_error_unless_it_was_over() -> None:
-    """Somebody else did it."""
+    """Somebody else did it; a TTL may be short."""
     assert verdict(None).problem.reason == "Deleted"
+    over = job(SUCCEEDED)
+    over["metadata"]["deletionTimestamp"] = "2026-09-21T00:00:00Z"
+    assert verdict({**over, "deleted": True}, RESULT).problem is None
     going = job(RUNNING)
     going["metadata"]["deletionTimestamp"] = "2026-09-21T00:00:00Z"
     assert verdict(going, running("master-0")).problem.reason == "Deleted"

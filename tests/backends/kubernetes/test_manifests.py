@@ -87,9 +87,48 @@ def test_options_of_containers_arrive() -> None:
 def test_shared_memory_has_its_size(given: Any, volume: dict[str, str]) -> None:
     """Or as much as the pod's memory."""
     config = JOB.merged({"shared_memory": given})
-    assert {"name": "dshm", "emptyDir": volume} in pod_of(config)["spec"]["volumes"]
-    assert {"name": "dshm", "mountPath": "/dev/shm"} in main_of(config)["volumeMounts"]
-    assert "dshm" not in str(pod_of(JOB.merged({"shared_memory": False})))
+    assert {"name": "airflow-distrib-shm", "emptyDir": volume} in pod_of(config)["spec"]["volumes"]
+    assert {"name": "airflow-distrib-shm", "mountPath": "/dev/shm"} in main_of(config)["volumeMounts"]
+    assert "airflow-distrib-shm" not in str(pod_of(JOB.merged({"shared_memory": False})))
+
+
+def test_two_volumes_at_dev_shm_are_refused() -> None:
+    """By an option or by a template."""
+    volume, mount = [{"name": "v", "emptyDir": {}}], [{"name": "v", "mountPath": "/dev/shm"}]
+    template = {"spec": {"volumes": volume, "containers": [{"name": "pytorch", "volumeMounts": mount}]}}
+    for given in ({"volumes": volume, "volume_mounts": mount}, {"pod_template": template}):
+        with pytest.raises(ConfigError, match="shared_memory: another volume is mounted at /dev/shm"):
+            pod_of(JOB.merged({"shared_memory": "1Gi", **given}))
+
+
+def test_a_manifests_pods_keep_the_labels_that_the_watch_looks_for() -> None:
+    """And have an image, and run the function."""
+
+    def own(container: dict[str, Any], **metadata: Any) -> Task:
+        template = {"metadata": metadata, "spec": {"containers": [{"name": "pytorch", **container}]}}
+        return Task(TASK.identity, "ns", manifest={"spec": {"pytorchReplicaSpecs": {"Worker": {"template": template}}}})
+
+    labels = pod_of(JOB, task=own({}, labels={"airflow-distrib/job": "x"}))["metadata"]["labels"]
+    assert labels == pod_of(JOB)["metadata"]["labels"]
+    with pytest.raises(
+        ConfigError, match=r"manifest.spec.*Worker.template.spec.containers\[0\].command: is the runner's"
+    ):
+        pod_of(JOB, task=own({"command": ["x"]}))
+    with pytest.raises(ConfigError, match="the container 'pytorch' has no image"):
+        pod_of(PyTorchJob(worker=ONE), task=own({}))
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"slotsPerWorker": 1}, "manifest.spec.slotsPerWorker: is 1, but slots says 2"),
+        ({"mpiReplicaSpecs": {"Worker": {"replicas": 5}}}, "manifest.spec.*replicas: is 5, but worker.replicas says 1"),
+    ],
+)
+def test_a_manifest_does_not_change_the_number_of_mpi_ranks(own: dict[str, Any], message: str) -> None:
+    """mpirun would not know."""
+    with pytest.raises(ConfigError, match=message):
+        mpi(MPIJob(image="x", worker=ONE, slots=2), Task(TASK.identity, "ns", manifest={"spec": own}))
 
 
 def test_the_run_policy_can_say_zero() -> None:
@@ -163,7 +202,7 @@ def test_templates_are_merged_in_order() -> None:
     pod = pod_of(config)
     assert (pod["metadata"]["labels"]["of"], pod["metadata"]["labels"]["keep"]) == ("replica", "job")
     assert (pod["spec"]["hostNetwork"], pod["spec"]["runtimeClassName"]) == (True, "gvisor")
-    assert [each["key"] for each in pod["spec"]["tolerations"]] == ["a", "b", "c"]
+    assert [each["key"] for each in pod["spec"]["tolerations"]] == ["a", "c", "b"]
     main, sidecar = pod["spec"]["containers"]
     assert (main["name"], main["image"], sidecar["name"]) == ("pytorch", "new", "sidecar")
     assert main["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "0"}]
@@ -212,14 +251,6 @@ def test_a_manifest_of_something_else_is_refused(own: dict[str, Any], message: s
         ({"env_secrets": {"A": "secret-without-key"}}, r"env_secrets\['A'\]: must name a Kubernetes Secret and a key"),
         ({"volume_mounts": [{"name": "v", "mountPath": "/v"}]}, r"volume_mounts\[0\].name: there is no volume 'v'"),
         (
-            {
-                "shared_memory": "1Gi",
-                "volumes": [{"name": "v"}],
-                "volume_mounts": [{"name": "v", "mountPath": "/dev/shm"}],
-            },
-            "shared_memory: volume_mounts has a volume at /dev/shm as well",
-        ),
-        (
             {"worker": {"requests": {"cpu": "4"}, "limits": {"cpu": "2"}}},
             "requests.cpu: is 4, more than its limit of 2",
         ),
@@ -227,7 +258,7 @@ def test_a_manifest_of_something_else_is_refused(own: dict[str, Any], message: s
             {"worker": {"requests": {"memory": "1Gi"}, "limits": {"memory": "1000M"}}},
             "requests.memory: is 1Gi, more than its limit of 1000M",
         ),
-        ({"worker": {"requests": {"gpu": 1}, "limits": {"gpu": 2}}}, "requests.gpu: is 1 and its limit 2"),
+        ({"worker": {"requests": {"gpu": 1}, "limits": {"gpu": 2}}}, "requests.nvidia.com/gpu: is 1 and its limit 2"),
         ({"labels": {"a b": "c"}}, "labels: 'a b' cannot be the name of a label"),
         ({"labels": {"airflow-distrib/try": "1"}}, "labels.*: names with airflow-distrib/ are this package's own"),
         ({"labels": {"a": "not a label"}}, "labels.*: 'not a label' cannot be the value of a label"),
@@ -323,7 +354,7 @@ def test_other_implementations_of_mpi_have_words_of_their_own(implementation: st
     )
     rendered = mpi(config, Task(TASK.identity, "ns", command=["prog"], runs_function=False))
     launcher = rendered.manifest["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]
-    assert launcher["command"] == ["mpirun", "-np", "1", "-genvlist", "PATH,LD_LIBRARY_PATH,A", "prog"]
+    assert launcher["command"] == ["mpirun", "-np", "1", "-genvlist", "PATH,A,LD_LIBRARY_PATH", "prog"]
     assert rendered.manifest["spec"]["mpiImplementation"] == implementation
     assert rendered.manifest["spec"]["sshAuthMountPath"] == "/home/mpi/.ssh"
 
