@@ -174,7 +174,9 @@ def main() -> None:
         print(MARK + json.dumps(asyncio.run(wait(way, port, jobs, seconds))))
         return
     jobs, seconds = int(sys.argv[1]), float((sys.argv[2:] or ["60"])[0])
-    print(f"| {jobs} jobs, {seconds:.0f} s | requests per job-minute | CPU of a core | memory | end to event p50 | p99 |")
+    print(
+        f"| {jobs} jobs, {seconds:.0f} s | requests per job-minute | CPU of a core | memory | end to event p50 | p99 |"
+    )
     print("|---|---|---|---|---|---|")
     for way in WAYS:
         got = measure(way, jobs, seconds)

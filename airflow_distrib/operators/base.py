@@ -163,6 +163,10 @@ class DistributedJobOperator(ConfiguredOperator):
             check_function(self.python_callable, self.op_args, self.op_kwargs)
         elif self.op_args or self.op_kwargs:
             raise ConfigError("op_kwargs", "there is no function to give it to")
+        self._check_program()
+
+    def _check_program(self) -> None:
+        """What is checked again once templates are rendered."""
         check_words(self.command)
         given_manifest: Any = self.manifest
         if not (given_manifest is None or isinstance(given_manifest, Mapping) or configs.is_template(given_manifest)):
@@ -300,7 +304,7 @@ class DistributedJobOperator(ConfiguredOperator):
 
     def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
         config = self.final_config()
-        self._check_what_runs()
+        self._check_program()
         self.check_final(config)
         self.launcher = self.choose_launcher(config)
         self._check_rendering(config)

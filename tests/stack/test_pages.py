@@ -2,41 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from airflow_stack import AirflowStack
+from browser import BROWSER, SHOTS, shoot
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: apt-get install chromium")
-
-SHOTS = Path(os.environ.get("SCREENSHOTS", "test-output"))
-# Without these a headless browser looks for its maker's servers at every start.
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def shoot(url: str, name: str, profile: Path) -> str:
-    """Save a picture of a page; returns the page's text as the browser built it."""
-    assert BROWSER is not None
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    common = [BROWSER, *QUIET, f"--user-data-dir={profile}", "--window-size=1600,1000", "--virtual-time-budget=20000"]
-    subprocess.run([*common, f"--screenshot={SHOTS / name}", url], check=True, capture_output=True, timeout=120)
-    page = subprocess.run([*common, "--dump-dom", url], check=True, capture_output=True, text=True, timeout=120)
-    return page.stdout
 
 
 def test_grid_and_task_log_show_the_job(stack: AirflowStack, tmp_path: Path) -> None:
