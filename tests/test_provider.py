@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 import airflow_distrib
-from airflow_distrib.catalogue import ENTRIES, LINKS, PUBLIC, Entry
+from airflow_distrib.catalogue import ENTRIES, HOOKS, LINKS, PUBLIC, TRIGGERS, Entry
 from airflow_distrib.get_provider_info import get_provider_info
 
 REPOSITORY = Path(__file__).parents[1]
@@ -54,6 +54,17 @@ def test_airflow_lists_the_provider_with_its_decorators_and_links() -> None:
     decorators = ProvidersManagerTaskRuntime().taskflow_decorators
     assert {entry.decorator_name for entry in ENTRIES if entry.decorator} <= set(decorators)
     assert set(LINKS) <= set(manager.extra_links_class_names)
+    assert {hook.connection_type for hook in HOOKS} <= set(ProvidersManagerTaskRuntime().hooks)
+
+
+def test_hooks_and_triggers_are_where_the_catalogue_says() -> None:
+    """And the hook is of the type it is listed for."""
+    for hook in HOOKS:
+        assert load(hook.path).conn_type == hook.connection_type
+    for trigger in TRIGGERS:
+        assert importlib.import_module(trigger)
+    declared = {each["connection-type"]: each["conn-fields"] for each in get_provider_info()["connection-types"]}
+    assert "namespace" in declared["kubernetes"]
 
 
 def test_public_names_are_loaded_from_where_the_catalogue_says() -> None:

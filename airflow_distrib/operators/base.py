@@ -125,6 +125,8 @@ class DistributedJobOperator(ConfiguredOperator):
         durable: bool = True,
         **kwargs: Any,
     ) -> None:
+        if task_config is None and isinstance(manifest, Mapping):
+            task_config = self.config_of_manifest(manifest)
         super().__init__(task_config=task_config, task_config_overrides=task_config_overrides, **kwargs)
         self._asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
         self._asked_connection = kubernetes_conn_id
@@ -181,6 +183,12 @@ class DistributedJobOperator(ConfiguredOperator):
     def cluster(self, config: Any, task: Task) -> Rendered:
         """Render a complete config for Kubernetes."""
         raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} for {task}")
+
+    @staticmethod
+    def config_of_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fields of the config that a manifest which stands alone already says."""
+        del manifest
+        return {}
 
     def choose_launcher(self, config: Any) -> str:
         """Where a job of ``config`` runs; the config may still be a template."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_distrib.backends.kubernetes import manifest as manifests
 from airflow_distrib.backends.kubernetes.kind import Rendered
 from airflow_distrib.backends.kubernetes.manifest import Task
 from airflow_distrib.backends.local.plan import LocalPlan
@@ -18,6 +22,14 @@ class MPIJobOperator(DistributedJobOperator):
 
     config_type = MPIJob
     launchers = (KUBERNETES, LOCAL)
+
+    @staticmethod
+    def config_of_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The number of workers and of their slots, and the version."""
+        spec = manifest.get("spec") or {}
+        found = {"slots": spec.get("slotsPerWorker"), "api_version": manifest.get("apiVersion")}
+        workers = manifests.replicas_of(manifest, "mpiReplicaSpecs", "Worker")
+        return {"worker": {"replicas": workers or 1}, **{name: value for name, value in found.items() if value}}
 
     def local_plan(self, config: MPIJob, rendezvous_id: str) -> LocalPlan:
         """All ranks on this machine, without mpirun."""

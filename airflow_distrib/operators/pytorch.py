@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from airflow_distrib.backends.elastic import cluster as elastic_cluster
 from airflow_distrib.backends.elastic import render as elastic_render
 from airflow_distrib.backends.elastic.config import Elastic
+from airflow_distrib.backends.kubernetes import manifest as manifests
 from airflow_distrib.backends.kubernetes.kind import Rendered
 from airflow_distrib.backends.kubernetes.manifest import Task
 from airflow_distrib.backends.local.plan import LocalPlan
@@ -39,6 +41,12 @@ class ElasticOperator(DistributedJobOperator):
             asked = asked or several or any((config.image, config.pod_template, config.queue, config.requests))
         return KUBERNETES if asked else LOCAL
 
+    @staticmethod
+    def config_of_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A PyTorchJob has as many nodes as workers; anything else is one Pod."""
+        workers = manifests.replicas_of(manifest, "pytorchReplicaSpecs", "Worker")
+        return {} if workers is None else {"nnodes": workers}
+
     def local_plan(self, config: Elastic, rendezvous_id: str) -> LocalPlan:
         """One agent a node, or the function alone for a single rank."""
         return elastic_render.local_plan(config, rendezvous_id)
@@ -56,6 +64,11 @@ class PyTorchJobOperator(DistributedJobOperator):
 
     config_type = PyTorchJob
     launchers = (KUBERNETES, LOCAL)
+
+    @staticmethod
+    def config_of_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The number of workers."""
+        return {"worker": {"replicas": manifests.replicas_of(manifest, "pytorchReplicaSpecs", "Worker") or 0}}
 
     def local_plan(self, config: PyTorchJob, rendezvous_id: str) -> LocalPlan:
         """Master and workers as local ranks."""

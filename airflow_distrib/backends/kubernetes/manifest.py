@@ -149,7 +149,7 @@ def finished(rendered: dict[str, Any], task: Task) -> dict[str, Any]:
     if not own:
         return rendered
     _check_own(own, rendered)
-    whole: dict[str, Any] = merged(rendered, own)
+    whole: dict[str, Any] = merged(rendered, _renamed({"template": own}, {"template": rendered})["template"])
     for path, before, after in _pods_of(rendered, whole):
         _check_pod(path, before, after, task)
     ours = rendered["metadata"]
@@ -173,6 +173,22 @@ def _check_own(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> None:
         if key in given and given[key] != rendered["metadata"].get(key):
             advice = "set namespace in task_config" if key == "namespace" else "jobs are named after their task"
             raise ConfigError(f"manifest.metadata.{key}", f"leave it out: {advice}")
+
+
+def _renamed(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a template's only container the name by which the operator knows the main one."""
+    result = dict(own)
+    for key, value in own.items():
+        ours = rendered.get(key)
+        if key == "template" and isinstance(ours, Mapping):
+            known = (ours.get("spec") or {}).get("containers")
+            spec = value.get("spec") or {}
+            result[key] = _renamed(value, ours)
+            if known and len(spec.get("containers") or ()) == 1:
+                result[key] |= {"spec": {**spec, "containers": [{**spec["containers"][0], "name": known[0]["name"]}]}}
+        elif isinstance(value, Mapping) and isinstance(ours, Mapping):
+            result[key] = _renamed(value, ours)
+    return result
 
 
 def _pods_of(rendered: Any, whole: Any, path: str = "manifest") -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
@@ -203,6 +219,14 @@ def _check_pod(path: str, before: dict[str, Any], after: dict[str, Any], task: T
 def replica_type(name: str, replicas: int, template: Mapping[str, Any], restart_policy: str) -> dict[str, Any]:
     """One entry of Kubeflow's ``...ReplicaSpecs``."""
     return {name: {"replicas": replicas, "restartPolicy": restart_policy, "template": dict(template)}}
+
+
+def replicas_of(manifest: Mapping[str, Any], specs_name: str, role: str) -> int | None:
+    """Replicas of a role in a user's own manifest; None where it has no such role."""
+    specs_of_roles = (manifest.get("spec") or {}).get(specs_name) or {}
+    if not isinstance(specs_of_roles, Mapping) or role not in specs_of_roles:
+        return None
+    return int((specs_of_roles[role] or {}).get("replicas", 1))
 
 
 def needs_image(template: Mapping[str, Any], role: str) -> None:
