@@ -6,7 +6,9 @@ import asyncio
 import collections
 import copy
 import json
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from aiohttp import web
@@ -21,6 +23,7 @@ class FakeKubernetes:
         requests: how often each method and path was asked for.
         refuse: answers with a status instead of doing anything, while it returns one.
         logs: text of pods' logs by pod, whole lines with times.
+        log_bytes: how much of them was sent.
     """
 
     def __init__(self) -> None:
@@ -29,6 +32,7 @@ class FakeKubernetes:
         self.refuse: Callable[[web.Request], int | web.Response | None] = lambda _: None
         self.logs: dict[str, str] = {}
         self.log_closed: set[str] = set()
+        self.log_bytes = 0
         self.version = 100
         self.oldest = 0
         self.tokens = {"t0"}
@@ -182,6 +186,8 @@ class FakeKubernetes:
         if pod not in self.logs:
             return _status(404, "NotFound", "no such pod")
         since = request.query.get("sinceTime", "")[:19]
+        if seconds := request.query.get("sinceSeconds"):
+            since = datetime.fromtimestamp(time.time() - float(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
         response = web.StreamResponse()
         await response.prepare(request)
         self._streams.add(response)
@@ -191,6 +197,7 @@ class FakeKubernetes:
                 lines = [line for line in self.logs[pod].splitlines(keepends=True) if line[:19] >= since]
                 for line in lines[sent:]:
                     shown = line if request.query.get("timestamps") else line.partition(" ")[2]
+                    self.log_bytes += len(shown)
                     await response.write(shown.encode())
                 sent = len(lines)
                 if request.query.get("follow") != "true" or pod in self.log_closed:
