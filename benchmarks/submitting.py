@@ -1,0 +1,85 @@
+"""Seconds until a job exists, on the cluster that KUBECONFIG leads to: this package's way and others.
+
+    KUBECONFIG=... python benchmarks/submitting.py [TIMES]
+
+Every job is created suspended, so that nothing of it runs, and deleted again. Needs kubernetes (which
+comes with apache-airflow-providers-cncf-kubernetes) beside this package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from airflow_distrib.backends.kubernetes.manifest import Task
+from airflow_distrib.backends.kubernetes.resource import ResourceBackend
+from airflow_distrib.backends.pytorchjob.config import PyTorchJob
+from airflow_distrib.backends.pytorchjob.render import cluster
+from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
+from airflow_distrib.clients.kubernetes import KubernetesClient, KubernetesSettings
+from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.core.resources import Replica
+
+JOB = PyTorchJob(image="example.org/none:1", worker=Replica(replicas=1), suspend=True)
+SETTINGS = KubernetesSettings(kube_config_path=os.environ["KUBECONFIG"])
+
+
+def task() -> Task:
+    """Of a name of its own."""
+    return Task(JobIdentity("bench", secrets.token_hex(4), "submit", -1, 1), "default")
+
+
+def ours() -> float:
+    """A client, the job, and the Secret with runner and function."""
+    wanted = task()
+
+    async def submit() -> float:
+        begin = time.perf_counter()
+        async with KubernetesClient(SETTINGS) as client:
+            backend = ResourceBackend(client, PYTORCHJOB)
+            ref, _ = await backend.submit(cluster(JOB, wanted), wanted.identity, b"x" * 5000)
+            seconds = time.perf_counter() - begin
+            await backend.cancel(ref)
+        return seconds
+
+    return asyncio.run(submit())
+
+
+def sync_client() -> float:
+    """The synchronous client of KubernetesCreateResourceOperator: the resource alone, no function."""
+    from kubernetes import client, config
+
+    manifest = cluster(JOB, task()).manifest
+    begin = time.perf_counter()
+    api = client.CustomObjectsApi(config.new_client_from_config(os.environ["KUBECONFIG"]))
+    place = {"group": "kubeflow.org", "version": "v1", "namespace": "default", "plural": "pytorchjobs"}
+    api.create_namespaced_custom_object(**place, body=manifest)
+    seconds = time.perf_counter() - begin
+    api.delete_namespaced_custom_object(**place, name=manifest["metadata"]["name"])
+    return seconds
+
+
+def main() -> None:
+    """Alternate, so that both meet the same machine."""
+    times = int((sys.argv[1:] or ["20"])[0])
+    ways: dict[str, Callable[[], float]] = {"this package": ours, "create-resource": sync_client}
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way()  # imports
+    for _ in range(times):
+        for name, way in ways.items():
+            taken[name].append(way())
+    first: Any = statistics.median(taken["create-resource"])
+    print(f"| median of {times} | seconds | ratio |\n|---|---|---|")
+    for name, seconds in taken.items():
+        print(f"| {name} | {statistics.median(seconds):.3f} | {statistics.median(seconds) / first:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
