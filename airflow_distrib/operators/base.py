@@ -350,7 +350,7 @@ class DistributedJobOperator(ConfiguredOperator):
         self.launcher = KUBERNETES
         store = RecordStore(context, durable=self.durable)
         ordering = self._ordering(config)
-        waits_for = ordering.waited_for(store, waiting)
+        waits_for = ordering.waited_for(store, waiting, context)
         store.spec_hash = ordering.spec_hash()
         self.job_ref = waits_for.ref
         run = ordering.kubernetes_run(store, self.log)

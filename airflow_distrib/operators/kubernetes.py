@@ -18,7 +18,7 @@ from airflow_distrib.backends.kubernetes.kind import Rendered, role_of
 from airflow_distrib.backends.kubernetes.kinds import kind_named
 from airflow_distrib.backends.kubernetes.resource import SYSTEM, ResourceBackend
 from airflow_distrib.clients.kubernetes import KubernetesClient, KubernetesSettings
-from airflow_distrib.core.errors import ClusterError, JobTerminated
+from airflow_distrib.core.errors import ClusterError, JobTerminated, ResultMissing
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Action, JobRecord, Phase, next_action
 from airflow_distrib.core.reference import JobRef
@@ -274,6 +274,11 @@ class KubernetesRun:
     async def _framed(self, backend: ResourceBackend, ref: JobRef, view: View) -> list[Outcome]:
         """Rank 0's outcome from the log of its pod: too large for a termination message."""
         pods = [pod for pod in view.pods if backend.kind.reports(role_of(ref.name, pod))]
+        if not pods:
+            raise ResultMissing(
+                "the job ended well, but rank 0's pod and its log were removed before its result was read: leave "
+                "run_policy.clean_pod_policy alone, or return less than 4 KiB, or set result_path"
+            )
         pods.sort(key=lambda pod: (backend.kind.rank(role_of(ref.name, pod)) or 0, pod["metadata"]["name"]))
         for pod in pods:
             told = reports.ending(backend.kind, pod)

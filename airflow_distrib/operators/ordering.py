@@ -161,7 +161,7 @@ class Ordering:
             return None
         return max(timedelta(0), datetime.fromtimestamp(deadline, UTC) - datetime.now(UTC)) + DEFER_MARGIN
 
-    def waited_for(self, store: RecordStore, waiting: Mapping[str, Any] | None) -> Waiting:
+    def waited_for(self, store: RecordStore, waiting: Mapping[str, Any] | None, context: Context) -> Waiting:
         """What the trigger waited for.
 
         Raises:
@@ -175,7 +175,7 @@ class Ordering:
             raise ConfigError(
                 "durable", "must stay True where Airflow drops a deferral's arguments ('airflow dags test')"
             )
-        return Waiting(record.ref, self._operator.kubernetes_conn_id)
+        return self.waiting(record.ref, context)
 
     def leave_or_cancel(
         self, run: KubernetesRun, store: RecordStore, context: Context, ref: JobRef, *, late: bool = False

@@ -30,7 +30,7 @@ class Role:
         secret: name of the Secret with the runner, where pods need it.
         env: variables of our own.
         restart_policy: for kinds whose pods have one of their own.
-        readiness_port: a port that answers once the pod is ready.
+        port: a port that answers once the pod is ready.
     """
 
     container: str
@@ -38,7 +38,7 @@ class Role:
     secret: str | None = None
     env: Sequence[Mapping[str, Any]] = ()
     restart_policy: str | None = None
-    readiness_port: int | None = None
+    port: int | None = None
 
 
 def pod_template(
@@ -130,8 +130,9 @@ def _runners_container(role: Role, main: Mapping[str, Any]) -> dict[str, Any]:
             {"name": _SECRET_VOLUME, "mountPath": MOUNT, "readOnly": True},
             {"name": _SCRATCH_VOLUME, "mountPath": SCRATCH},
         ]
-    if role.readiness_port and "readinessProbe" not in main:
-        container["readinessProbe"] = {"tcpSocket": {"port": role.readiness_port}, "periodSeconds": 1}
+    if role.port and not {"readinessProbe", "startupProbe"} & set(main):
+        # Until it answers once; a readiness probe would fill the server's log for as long as it runs.
+        container["startupProbe"] = {"tcpSocket": {"port": role.port}, "periodSeconds": 1, "failureThreshold": 1800}
     return container
 
 

@@ -152,7 +152,7 @@ def _program(command: list[str]) -> list[str]:
 def _worker(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
     # Without a command the operator starts the SSH server (or, in v1, sleeps).
     port = None if config.api_version == V1 else int(config.ssh_port or SSH_PORT)
-    role = pods.Role(MPIJOB.container, None, task.secret(MPIJOB), readiness_port=port)
+    role = pods.Role(MPIJOB.container, None, task.secret(MPIJOB), port=port)
     return _template(config, task, replica, role, "a worker")
 
 

@@ -343,7 +343,7 @@ def test_an_mpijob_has_as_many_ranks_as_slots() -> None:
     assert rendered.specs["spec.json"].reports
     worker = spec["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]
     assert "command" not in worker
-    assert worker["readinessProbe"]["tcpSocket"] == {"port": 22}
+    assert worker["startupProbe"]["tcpSocket"] == {"port": 22}
 
 
 @pytest.mark.parametrize("implementation", ["Intel", "MPICH"])
