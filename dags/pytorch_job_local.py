@@ -1,8 +1,7 @@
 """A PyTorchJob whose ranks run as local processes, to try a job before it meets a cluster.
 
-The config is the one for Kubernetes, which this package will reach in a later release; until
-then, and for a first try after that, ``launcher="local"`` takes the number of ranks from it. It
-can come from airflow.cfg instead.
+The config is the one for Kubernetes; ``launcher="local"`` takes the number of ranks from it, and
+may come from airflow.cfg instead.
 """
 
 from __future__ import annotations
