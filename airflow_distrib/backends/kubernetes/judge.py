@@ -114,18 +114,26 @@ def _ended_at(resource: Object) -> float:
 def _going_on(
     kind: Kind, view: View, status: JobStatus, left: tuple[Outcome, ...], patience: Patience, now: float
 ) -> Verdict:
+    found = list(_problems(kind, view, now))
+    if view.first_seen is not None:
+        # What went away and comes back is another trouble.
+        present = {_key(name, problem) for name, problem, _ in found}
+        for key in set(view.first_seen) - present:
+            del view.first_seen[key]
     waits = []
-    for name, problem, told_since in _problems(kind, view, now):
+    for name, problem, told_since in found:
         allowed = patience.of(problem.reason)
         if allowed is None:
             continue
-        since = (
-            view.first_seen.setdefault(f"{name}/{problem.reason}", now) if view.first_seen is not None else told_since
-        )
+        since = told_since if view.first_seen is None else view.first_seen.setdefault(_key(name, problem), now)
         if since + allowed <= now:
             return Verdict(status, True, problem, left)
         waits.append(since + allowed - now)
     return Verdict(status, left=left, wait=min(waits, default=None))
+
+
+def _key(name: str, problem: Problem) -> str:
+    return f"{name}/{problem.reason}"
 
 
 def _problems(kind: Kind, view: View, now: float) -> Iterator[tuple[str, Problem, float]]:

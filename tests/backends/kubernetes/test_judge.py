@@ -149,6 +149,15 @@ def test_patience_begins_when_a_problem_is_seen_and_not_before() -> None:
         assert judge(PYTORCHJOB, REF, view, Patience(image_pull=180), now).over is over
 
 
+def test_a_problem_that_comes_back_is_borne_again() -> None:
+    """After a good hour."""
+    seen: dict[str, float] = {}
+    stuck, well = waiting("worker-0", "ErrImagePull", "timeout"), running("worker-0")
+    for now, worker, over in ((NOW, stuck, False), (NOW + 60, well, False), (NOW + 3600, stuck, False)):
+        view = View(job(RUNNING), (running("master-0"), worker), first_seen=seen)
+        assert judge(PYTORCHJOB, REF, view, Patience(image_pull=180), now).over is over
+
+
 def test_a_pod_on_a_node_that_is_lost_is_not_waited_for() -> None:
     """It should have been gone for long, and still seems to run."""
     lost = running("worker-0")
