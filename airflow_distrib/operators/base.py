@@ -125,7 +125,8 @@ class DistributedJobOperator(ConfiguredOperator):
         durable: bool = True,
         **kwargs: Any,
     ) -> None:
-        if task_config is None and isinstance(manifest, Mapping):
+        self._manifest_alone = task_config is None and manifest is not None
+        if self._manifest_alone and isinstance(manifest, Mapping):
             task_config = self.config_of_manifest(manifest)
         super().__init__(task_config=task_config, task_config_overrides=task_config_overrides, **kwargs)
         self._asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
@@ -190,6 +191,12 @@ class DistributedJobOperator(ConfiguredOperator):
         del manifest
         return {}
 
+    def final_config(self) -> Any:
+        """The config with its overrides; of a manifest that stood alone as a template, what it says now."""
+        if self._manifest_alone and isinstance(self.manifest, Mapping):
+            self.task_config = self.check_config(self.config_of_manifest(self.manifest))
+        return super().final_config()
+
     def choose_launcher(self, config: Any) -> str:
         """Where a job of ``config`` runs; the config may still be a template."""
         del config
@@ -209,7 +216,7 @@ class DistributedJobOperator(ConfiguredOperator):
                 )
             return
         if not self.unknown_fields(config):
-            self.cluster(config, self._ordering(config).task(identity_of(None, self), "default"))
+            self.cluster(config, Ordering(self, config).task(identity_of(None, self), "default"))
 
     # ------------------------------------------------------------------ rendering
 
@@ -237,7 +244,7 @@ class DistributedJobOperator(ConfiguredOperator):
             shown["function"] = getattr(self.python_callable, "__qualname__", str(self.python_callable))
         if unknown := self.unknown_fields(config):
             return {**shown, "known at run time": unknown}
-        ordering = self._ordering(config)
+        ordering = Ordering(self, config)
         if self.launcher == KUBERNETES:
             namespace = config.namespace or "<the connection's>"
             rendered = self.cluster(config, ordering.task(identity, namespace))
@@ -254,9 +261,6 @@ class DistributedJobOperator(ConfiguredOperator):
             "environment": plan.environment({}, None),
             "not_applied": list(plan.not_applied),
         }
-
-    def _ordering(self, config: Any) -> Ordering:
-        return Ordering(self, config)
 
     def payload(self, context: Context) -> bytes:
         """Pickle the function and its arguments."""
@@ -285,30 +289,28 @@ class DistributedJobOperator(ConfiguredOperator):
             AirflowFailException: a retry cannot help.
             DistribError: everything else that went wrong, see :mod:`airflow_distrib.core.errors`.
         """
-        waiting, value = self._permanent_errors(lambda: self._execute(context))
+        waiting, value = self._permanent_errors(context, lambda: self._execute(context))
         if waiting is not None:
+            # Only a task that defers needs it: DAG files are parsed over and over.
+            from airflow_distrib.triggers.job import JobTrigger
+
             self.defer(
-                trigger=self._trigger(waiting),
+                trigger=JobTrigger(waiting.to_json()),
                 method_name="execute_complete",
                 kwargs={"waiting": waiting.to_json()},
-                timeout=self._ordering(self.final_config()).defer_timeout(context),
+                timeout=Ordering(self, self.final_config()).defer_timeout(context),
             )
         return value
 
-    def _permanent_errors(self, step: Callable[[], Any]) -> Any:
+    def _permanent_errors(self, context: Context, step: Callable[[], Any]) -> Any:
         try:
             return step()
         except DistribError as error:
             if error.permanent:
+                # The task fails for good, whatever its retries: a job of an earlier try must not go on.
+                Ordering(self, None).abandon(RecordStore(context, durable=self.durable), self.log)
                 raise AirflowFailException(str(error)) from error
             raise
-
-    @staticmethod
-    def _trigger(waiting: Waiting) -> Any:
-        # Only a task that defers needs it: DAG files are parsed over and over.
-        from airflow_distrib.triggers.job import JobTrigger
-
-        return JobTrigger(waiting.to_json())
 
     def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
         config = self.final_config()
@@ -317,7 +319,7 @@ class DistributedJobOperator(ConfiguredOperator):
         self.launcher = self.choose_launcher(config)
         self._check_rendering(config)
         store = RecordStore(context, durable=self.durable)
-        ordering = self._ordering(config)
+        ordering = Ordering(self, config)
         ordering.check_ranks(self.log)
         if self.launcher == LOCAL:
             return None, asyncio.run(self._execute_locally(context, config, store))
@@ -332,24 +334,24 @@ class DistributedJobOperator(ConfiguredOperator):
         identity = identity_of(context, self, store.scope)
         plan = self.local_plan(config, identity.name())
         payload = self.payload(context)
-        store.spec_hash = self._ordering(config).spec_hash()
+        store.spec_hash = Ordering(self, config).spec_hash()
         run = LocalRun(store, self.log, self.execution_timeout)
         self._begin(run)
         run.remove_leftover(identity.try_number)
-        options = self._ordering(config).local_options()
+        options = Ordering(self, config).local_options()
         return await run.run(plan, payload, identity.name(), python=self.python, options=options, read=_read)
 
     def execute_complete(
         self, context: Context, event: Mapping[str, Any] | None = None, waiting: Mapping[str, Any] | None = None
     ) -> Any:
         """Fetch the result of the job that a trigger has waited for."""
-        return self._permanent_errors(lambda: self._fetch(context, dict(event or {}), waiting))
+        return self._permanent_errors(context, lambda: self._fetch(context, dict(event or {}), waiting))
 
     def _fetch(self, context: Context, event: dict[str, Any], waiting: Mapping[str, Any] | None) -> Any:
         config = self.final_config()
         self.launcher = KUBERNETES
         store = RecordStore(context, durable=self.durable)
-        ordering = self._ordering(config)
+        ordering = Ordering(self, config)
         waits_for = ordering.waited_for(store, waiting, context)
         store.spec_hash = ordering.spec_hash()
         self.job_ref = waits_for.ref
@@ -372,7 +374,7 @@ class DistributedJobOperator(ConfiguredOperator):
             store = RecordStore(context, durable=self.durable)
             record = store.read()
             if record is not None and record.ref is not None and record.ref.uid:
-                ordering = self._ordering(self.final_config())
+                ordering = Ordering(self, self.final_config())
                 store.spec_hash = record.spec_hash
                 late = isinstance(error, TaskDeferralTimeout)
                 ordering.leave_or_cancel(

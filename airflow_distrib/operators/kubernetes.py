@@ -102,7 +102,8 @@ class KubernetesRun:
 
     async def _leave_nothing(self, order: Order) -> None:
         """After an error that no later try will come back from, there must be no job."""
-        if self.ref is not None and not order.comes_again and not self._store.consumed:
+        there = self.ref is not None or self._pending is not None
+        if there and not order.comes_again and not self._store.consumed:
             with contextlib.suppress(ClusterError):
                 await self.cancel()
 
@@ -121,6 +122,8 @@ class KubernetesRun:
             if self.ref is not None:
                 # It may have been created after the handler looked for it.
                 await ResourceBackend(client, kind_named(self.ref.address["kind"])).cancel(self.ref)
+            # So that the next try, which may be a user's fresh run, does not look for it.
+            self._store.write(Phase.CONSUMED)
             raise JobTerminated("the task was stopped by SIGTERM, and its job cancelled")
 
     # ------------------------------------------------------------------ submitting
@@ -169,6 +172,7 @@ class KubernetesRun:
         if found is None or resource is None or resource["metadata"].get("deletionTimestamp"):
             return None
         over = backend.kind.read(resource).state.finished
+        self.ref = found
         if action is Action.ADOPT:
             rendered = order.render(theirs)
             if rendered.specs and not over:
@@ -177,12 +181,15 @@ class KubernetesRun:
             return found
         self._say(f"Cancelling {found.name} of try {record.try_number}: a fresh run is wanted")
         await backend.cancel(found, confirm_for=REPLACE_SECONDS)
+        self.ref = None
         return None
 
     async def is_over(self, ref: JobRef) -> bool:
-        """Whether a job has ended by itself."""
-        async with KubernetesClient(self._settings) as client:
-            return await _is_over(client, ref)
+        """Whether a job has ended by itself, as far as the cluster tells."""
+        with contextlib.suppress(ClusterError):
+            async with KubernetesClient(self._settings) as client:
+                return await _is_over(client, ref)
+        return False
 
     # ------------------------------------------------------------------ the result
 

@@ -10,15 +10,16 @@ import inspect
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Context, ObjectStoragePath
 
 from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.kubernetes.resource import MAX_PAYLOAD_BYTES
+from airflow_distrib.backends.kubernetes.resource import MAX_PAYLOAD_BYTES, SYSTEM
 from airflow_distrib.core.config import Config
-from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.errors import ClusterError, ConfigError
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Phase
 from airflow_distrib.core.reference import JobRef
@@ -84,7 +85,7 @@ class Ordering:
                 what.append(inspect.getsource(inspect.unwrap(function)))
             except (OSError, TypeError):
                 what.append(getattr(function, "__qualname__", type(function).__qualname__))
-        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_stable(what)).encode()).hexdigest()
 
     def check_ranks(self, log: Any) -> None:
         """Say which of ``log_ranks`` do not exist."""
@@ -138,7 +139,8 @@ class Ordering:
         folder = self._operator.payload_path
         if folder is None or self._operator.python_callable is None:
             return None
-        return ObjectStoragePath(str(folder)) / f"{identity.name()}.payload"
+        # One for all tries: the job that a later one adopts reads the same.
+        return ObjectStoragePath(str(folder)) / f"{dataclasses.replace(identity, try_number=0).name()}.payload"
 
     def waiting(self, ref: JobRef, context: Context) -> Waiting:
         """How to wait for a job."""
@@ -177,6 +179,19 @@ class Ordering:
             )
         return self.waiting(record.ref, context)
 
+    def abandon(self, store: RecordStore, log: Any) -> None:
+        """Cancel the recorded job: no later try will come to it."""
+        record = store.read()
+        if record is None or record.ref is None or record.phase is Phase.CONSUMED or not record.ref.uid:
+            return
+        if record.ref.system != SYSTEM:
+            return
+        run = self.kubernetes_run(store, log)
+        run.ref = record.ref
+        with contextlib.suppress(ClusterError):
+            asyncio.run(run.cancel())
+        store.write(Phase.CONSUMED)
+
     def leave_or_cancel(
         self, run: KubernetesRun, store: RecordStore, context: Context, ref: JobRef, *, late: bool = False
     ) -> None:
@@ -187,6 +202,19 @@ class Ordering:
         run.ref = ref
         asyncio.run(run.cancel())
         store.write(Phase.CONSUMED)
+
+
+def _stable(value: Any) -> Any:
+    """Plain values that are the same in every process: without addresses, and in order."""
+    if isinstance(value, Mapping):
+        return sorted([str(_stable(key)), _stable(item)] for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return [_stable(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(_stable(item)) for item in value)
+    if value is None or isinstance(value, str | int | float | date | Path):
+        return str(value)
+    return type(value).__qualname__
 
 
 def comes_again(context: Context) -> bool:

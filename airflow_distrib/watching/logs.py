@@ -132,13 +132,13 @@ class PodLog:
         # Lines of stdout and stderr may be a little out of order.
         at.same = at.same + 1 if key == at.time else at.same if key < at.time else 1
         at.time = max(at.time, key)
-        self._passing = True
         if text.startswith(FRAME_MARK):
             return None
         at.bytes += len(text) + 1
         if at.bytes > MAX_BYTES:
             first = at.bytes - len(text) - 1 <= MAX_BYTES
             return f"[the rest of this log is not shown: more than {MAX_BYTES // 2**20} MiB]" if first else None
+        self._passing = True
         return text
 
 

@@ -320,3 +320,25 @@ def test_an_error_that_no_try_comes_back_from_leaves_no_job(monkeypatch: pytest.
             assert len(api.objects[JOBS]) == left
 
     run(test)
+
+
+def test_a_job_whose_creation_was_never_answered_is_looked_for() -> None:
+    """On the last try; a later one would find it by its name."""
+
+    async def test(api: FakeKubernetes) -> None:
+        leg = Leg(api, FakeStateStore())
+        answered = api.put
+
+        def refuse(request: Any) -> int | None:
+            if request.method == "POST" and request.path == JOBS and not api.objects[JOBS]:
+                manifest = cluster(JOB, Task(leg.order.identity, "ns")).manifest
+                answered(JOBS, manifest)
+                return 403
+            return None
+
+        api.refuse = refuse
+        with pytest.raises(ClusterError, match="may not do this"):
+            await leg.start()
+        assert dict(api.objects[JOBS]) == {}
+
+    run(test)

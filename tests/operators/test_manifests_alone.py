@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_distrib import ConfigError, ElasticOperator, MPIJobOperator, PyTorchJobOperator
+from airflow_distrib.operators.ordering import Ordering
 
 
 def template(name: str, *command: str) -> dict[str, Any]:
@@ -76,3 +77,24 @@ def test_templates_of_commands_and_manifests_are_left_for_run_time() -> None:
     assert shown["known at run time"] == ["command"]
     shown = PyTorchJobOperator(task_id="t", task_config=config, manifest={"spec": {"x": "{{ ds }}"}}).render()
     assert shown["known at run time"] == ["manifest"]
+
+
+def test_a_manifest_that_comes_from_upstream_says_its_size_when_it_is_there() -> None:
+    """Rendered templates are text, numbers too."""
+    specs = {"Worker": {"replicas": "{{ params.n }}", "template": template("w", "x")}}
+    task = PyTorchJobOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}})
+    task.manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = "2"
+    assert task.final_config().world_size == 3
+
+
+def test_an_argument_of_any_kind_has_a_fingerprint_that_stays() -> None:
+    """It decides whether a job is the one that is wanted."""
+
+    def of(grid: Any) -> str:
+        config = {"image": "x", "worker": {"replicas": 1}}
+        task = PyTorchJobOperator(task_id="t", task_config=config, python_callable=print, op_kwargs={"sep": grid})
+        return Ordering(task, task.final_config()).spec_hash()
+
+    assert of({("lr", 1): 2, 3: {"b", "a"}}) == of({3: {"a", "b"}, ("lr", 1): 2})
+    assert of(object()) == of(object())
+    assert of([1]) != of([2])

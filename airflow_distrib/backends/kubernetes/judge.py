@@ -17,7 +17,7 @@ from airflow_distrib.runner.outcome import Outcome
 SETTLE_SECONDS = 4.0
 # A pod that should be gone for so long is on a node that does not answer.
 LOST_SECONDS = 60.0
-STALE_EVENT_SECONDS = 900.0
+STALE_EVENT_SECONDS = 300.0
 
 Object = Mapping[str, Any]
 
@@ -66,6 +66,8 @@ def judge(kind: Kind, ref: JobRef, view: View, patience: Patience, now: float) -
     if view.resource is None or view.resource.get("deleted") or view.resource["metadata"].get("deletionTimestamp"):
         return Verdict(JobStatus(JobState.FAILED, "Deleted"), True, _deleted(kind, ref, view), left)
     if status.state is JobState.SUSPENDED:
+        if view.first_seen is not None:
+            view.first_seen.clear()
         return Verdict(status, left=left)
     return _going_on(kind, view, status, left, patience, now)
 
@@ -149,6 +151,9 @@ def _problems(kind: Kind, view: View, now: float) -> Iterator[tuple[str, Problem
         yield (kind.kind, *problems.not_seen(kind.kind, created))
     if not enough:
         started = {pod["metadata"]["name"] for pod in view.pods if _has_started(pod)}
+        if sum(1 for pod in view.pods if not pod.get("deleted")) >= kind.expected_pods(resource):
+            # All pods are there: what kept them from being made is over.
+            started.add(resource["metadata"]["name"])
         for event in view.events:
             about = str((event.get("involvedObject") or {}).get("name", ""))
             # Events tell of the past: of pods that have started since, they do not count.
@@ -159,8 +164,14 @@ def _problems(kind: Kind, view: View, now: float) -> Iterator[tuple[str, Problem
 
 
 def _has_started(pod: Object) -> bool:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return any(set(each.get("state") or {}) & {"running", "terminated"} for each in statuses)
+    """Whether any container was ever started, so that its volumes are there."""
+    status = pod.get("status") or {}
+    ready = any(
+        each["type"] == "PodReadyToStartContainers" and each["status"] == "True"
+        for each in status.get("conditions") or ()
+    )
+    statuses = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    return ready or any(set(each.get("state") or {}) & {"running", "terminated"} for each in statuses)
 
 
 def _is_old(event: Object, now: float) -> bool:

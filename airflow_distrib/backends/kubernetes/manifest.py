@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_distrib.backends.kubernetes import pods
 from airflow_distrib.backends.kubernetes.kind import Kind
 from airflow_distrib.backends.kubernetes.merge import merged
 from airflow_distrib.backends.kubernetes.options import QUEUE_LABEL, ClusterConfig, SchedulingPolicy
@@ -180,11 +181,11 @@ def _renamed(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> dict[str, A
     result = dict(own)
     for key, value in own.items():
         ours = rendered.get(key)
-        if key == "template" and isinstance(ours, Mapping):
+        if key == "template" and isinstance(ours, Mapping) and isinstance(value, Mapping):
             known = (ours.get("spec") or {}).get("containers")
             spec = value.get("spec") or {}
             result[key] = _renamed(value, ours)
-            if known and len(spec.get("containers") or ()) == 1:
+            if known and len(spec.get("containers") or ()) == 1 and pods.may_be_main(spec["containers"][0], known[0]):
                 result[key] |= {"spec": {**spec, "containers": [{**spec["containers"][0], "name": known[0]["name"]}]}}
         elif isinstance(value, Mapping) and isinstance(ours, Mapping):
             result[key] = _renamed(value, ours)
@@ -221,12 +222,14 @@ def replica_type(name: str, replicas: int, template: Mapping[str, Any], restart_
     return {name: {"replicas": replicas, "restartPolicy": restart_policy, "template": dict(template)}}
 
 
-def replicas_of(manifest: Mapping[str, Any], specs_name: str, role: str) -> int | None:
+def replicas_of(manifest: Mapping[str, Any], specs_name: str, role: str) -> Any:
     """Replicas of a role in a user's own manifest; None where it has no such role."""
-    specs_of_roles = (manifest.get("spec") or {}).get(specs_name) or {}
-    if not isinstance(specs_of_roles, Mapping) or role not in specs_of_roles:
-        return None
-    return int((specs_of_roles[role] or {}).get("replicas", 1))
+    place = manifest.get("spec") or {}
+    for key in (specs_name, role):
+        place = place.get(key) if isinstance(place, Mapping) else None
+        if place is None:
+            return None
+    return place.get("replicas", 1) if isinstance(place, Mapping) else None
 
 
 def needs_image(template: Mapping[str, Any], role: str) -> None:

@@ -50,10 +50,12 @@ def pod_template(
     replica's pod template, the replica's options, what the runner needs, this package's labels.
     """
     _check_shared_memory(config, replica, role)
-    common = _layer(config.pod_template or {}, role, _pod(config), _container(config))
+    common = _layer(config.pod_template or {}, role, _pod(config), _container(config), {})
     named = {"labels": dict(config.labels or {}), "annotations": dict(config.annotations or {})}
     common["metadata"] = merged(common.get("metadata") or {}, named)
-    own = _layer((replica.pod_template if replica else None) or {}, role, {}, _own(replica))
+    own = _layer(
+        (replica.pod_template if replica else None) or {}, role, {}, _own(replica), common["spec"]["containers"][0]
+    )
     runner = {"spec": _runners_pod(role), "metadata": metadata}
     whole = merged(merged(common, own), runner)
     spec = whole["spec"]
@@ -62,10 +64,14 @@ def pod_template(
 
 
 def _layer(
-    template: Mapping[str, Any], role: Role, pod: Mapping[str, Any], container: Mapping[str, Any]
+    template: Mapping[str, Any],
+    role: Role,
+    pod: Mapping[str, Any],
+    container: Mapping[str, Any],
+    below: Mapping[str, Any],
 ) -> dict[str, Any]:
     """A template with options over it, its main container first and under the name it must have."""
-    spec, main = _split(template.get("spec") or {}, role)
+    spec, main = _split(template.get("spec") or {}, role, {**below, **container})
     rest = merged(spec, pod)
     rest["containers"] = [merged(main, container), *spec["containers"]]
     return {**template, "spec": rest}
@@ -75,17 +81,25 @@ def _check_shared_memory(config: ClusterConfig, replica: Replica | None, role: R
     """Before the merge: a later mount at the same place replaces an earlier one."""
     mounts = list(config.volume_mounts or ())
     for template in (config.pod_template, replica.pod_template if replica else None):
-        mounts += _split((template or {}).get("spec") or {}, role)[1].get("volumeMounts") or ()
+        mounts += _split((template or {}).get("spec") or {}, role, {"image": config.image})[1].get("volumeMounts") or ()
     if config.shared_memory and any(str(mount["mountPath"]).rstrip("/") == _SHM for mount in mounts):
         raise ConfigError("shared_memory", f"another volume is mounted at {_SHM} as well; leave one of them")
 
 
-def _split(spec: Mapping[str, Any], role: Role) -> tuple[dict[str, Any], dict[str, Any]]:
+def may_be_main(container: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether the only container of a template, of another name, is the main one; else it stands beside it.
+
+    Two images would be one too many.
+    """
+    return not container.get("name") or not (container.get("image") and known.get("image"))
+
+
+def _split(spec: Mapping[str, Any], role: Role, known: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Take the main container out of a template: the one of that name, or the only one."""
     containers = [dict(each) for each in spec.get("containers") or ()]
     main = next((each for each in containers if each.get("name") == role.container), None)
     if main is None and len(containers) == 1:
-        main = containers[0]
+        main = containers[0] if may_be_main(containers[0], known) else {}
     elif main is None and containers:
         names = ", ".join(str(each.get("name")) for each in containers)
         raise ConfigError(

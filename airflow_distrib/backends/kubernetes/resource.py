@@ -71,7 +71,9 @@ class ResourceBackend:
                 self._check_identity(existing, identity)
                 created, adopted = existing, True
             ref = self._ref(created)
-            if rendered.specs:
+            if rendered.specs and adopted:
+                await self.create_secret(ref, rendered, payload)
+            elif rendered.specs:
                 await self._create_secret_or_nothing(ref, rendered, payload)
             return ref, adopted
         raise ClusterError(f"the {self.kind.kind} {name} of an earlier attempt is being deleted, but stays")

@@ -210,6 +210,17 @@ def test_templates_are_merged_in_order() -> None:
     assert base["spec"]["containers"][0]["image"] == "old"
 
 
+def test_a_sidecar_stands_beside_the_main_container() -> None:
+    """One that has an image of its own where the main one has one, too."""
+    sidecar = {"spec": {"containers": [{"name": "logger", "image": "fluentd"}]}}
+    config = PyTorchJob(image="train", worker=Replica(replicas=1, pod_template=sidecar))
+    images = {each["name"]: each["image"] for each in pod_of(config)["spec"]["containers"]}
+    assert images == {"pytorch": "train", "logger": "fluentd"}
+    only = {"spec": {"containers": [{"name": "train", "image": "mine"}]}}
+    alone = PyTorchJob(worker=Replica(replicas=1, pod_template=only))
+    assert [each["image"] for each in pod_of(alone)["spec"]["containers"]] == ["mine"]
+
+
 def test_a_manifest_has_the_last_word() -> None:
     """But not about names and identity."""
     own = {
