@@ -153,7 +153,6 @@ class DistributedJobOperator(ConfiguredOperator):
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
         self.launcher = self.choose_launcher(config)
         if isinstance(config, Config):
-            self.check_final(config)
             self._check_rendering(config)
 
     def _check_what_runs(self) -> None:
@@ -315,7 +314,6 @@ class DistributedJobOperator(ConfiguredOperator):
     def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
         config = self.final_config()
         self._check_program()
-        self.check_final(config)
         self.launcher = self.choose_launcher(config)
         self._check_rendering(config)
         store = RecordStore(context, durable=self.durable)

@@ -56,13 +56,6 @@ class ConfiguredOperator(BaseOperator):
             raise ConfigError("task_config", f"must be of type {cls.config_type.__name__}, not {type(given).__name__}")
         return configs.of(cls.config_type)("task_config", given)
 
-    def check_final(self, config: Any) -> None:
-        """Rules that need the whole task, not the config alone; fields may still be templates.
-
-        Raises:
-            ConfigError: this operator cannot run ``config``.
-        """
-
     def render_template(self, content: Any, context: Any, jinja_env: Any = None, seen_oids: Any = None) -> Any:
         """Render configs too: a rendered copy replaces them, which checks the rendered values."""
         if not isinstance(content, Config):
