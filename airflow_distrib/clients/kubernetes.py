@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MERGE_PATCH = "application/merge-patch+json"
 JSON = "application/json"
 
 # Answers that a later attempt may improve: too many requests, and a server in trouble.

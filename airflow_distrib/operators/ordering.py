@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -18,6 +19,7 @@ from airflow.sdk import Context, ObjectStoragePath
 
 from airflow_distrib.backends.kubernetes.manifest import Task
 from airflow_distrib.backends.kubernetes.resource import MAX_PAYLOAD_BYTES, SYSTEM
+from airflow_distrib.clients.kubernetes import KubernetesSettings
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ClusterError, ConfigError
 from airflow_distrib.core.identity import JobIdentity
@@ -96,11 +98,16 @@ class Ordering:
 
     # ------------------------------------------------------------------ Kubernetes
 
+    @functools.cached_property
+    def _settings(self) -> KubernetesSettings:
+        """Of the connection; reading it asks Airflow, so once is enough."""
+        return KubernetesHook(self._operator.kubernetes_conn_id).settings()
+
     def kubernetes_run(self, store: RecordStore, log: Any) -> KubernetesRun:
-        """A leg on a worker; reads the connection."""
-        connection = self._operator.kubernetes_conn_id
-        settings = KubernetesHook(connection).settings()
-        return KubernetesRun(settings, connection, store, lambda text: log.info("%s", text))
+        """A leg on a worker."""
+        return KubernetesRun(
+            self._settings, self._operator.kubernetes_conn_id, store, lambda text: log.info("%s", text)
+        )
 
     @contextlib.contextmanager
     def order(self, context: Context, store: RecordStore, *, submits: bool = True) -> Iterator[Order]:
@@ -108,7 +115,7 @@ class Ordering:
         operator = self._operator
         identity = identity_of(context, operator, store.scope)
         store.spec_hash = self.spec_hash()
-        namespace = self._config.namespace or KubernetesHook(operator.kubernetes_conn_id).settings().namespace
+        namespace = self._config.namespace or self._settings.namespace
         elsewhere = self._elsewhere(identity)
         payload = operator.payload(context) if submits and operator.python_callable is not None else None
         fields = None

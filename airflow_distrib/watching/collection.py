@@ -65,7 +65,6 @@ class CollectionWatch:
         listed_at: monotonic time at which the last complete list was asked for.
         down_since: monotonic time since when the server has not answered; None while it does.
         refused: the server's refusal, once it has lasted.
-        relists: how often everything was listed.
     """
 
     def __init__(self, client: KubernetesClient, path: str, selector: str, job_of: Callable[[Object], str]) -> None:
@@ -73,7 +72,6 @@ class CollectionWatch:
         self.listed_at = 0.0
         self.down_since: float | None = None
         self.refused: DistribError | None = None
-        self.relists = 0
         self._refused_since: float | None = None
         self._client = client
         self._selector = selector
@@ -98,11 +96,6 @@ class CollectionWatch:
             self._listeners[job].remove(listener)
             if not self._listeners[job]:
                 del self._listeners[job]
-
-    @property
-    def is_used(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._listeners)
 
     async def close(self) -> None:
         """Stop watching."""
@@ -168,7 +161,7 @@ class CollectionWatch:
             await asyncio.sleep(0)
         self._replace(found)
         self._version = page["metadata"]["resourceVersion"]
-        self.listed_at, self.relists = asked, self.relists + 1
+        self.listed_at = asked
         self._came_back()
         for listeners in list(self._listeners.values()):
             for listener in listeners:

@@ -60,14 +60,11 @@ class Waiting:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without what is at its default: older triggers do not know new names."""
-        values = {
-            each.name: getattr(self, each.name)
-            for each in dataclasses.fields(self)
-            if each.name != "ref" and getattr(self, each.name) != _DEFAULTS.get(each.name)
-        }
+        plain = vars(Waiting(self.ref, self.connection))
+        values = {name: value for name, value in vars(self).items() if value != plain[name]}
         if self.log_roles is not None:
             values["log_roles"] = list(self.log_roles)
-        return {"ref": self.ref.to_json(), **values}
+        return {"ref": self.ref.to_json(), "connection": self.connection, **values}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Waiting:
@@ -77,9 +74,6 @@ class Waiting:
         if values.get("log_roles") is not None:
             values["log_roles"] = tuple(values["log_roles"])
         return cls(**{**values, "ref": JobRef.from_json(document["ref"])})
-
-
-_DEFAULTS: dict[str, Any] = {"deadline": None, "patience": {}, "logs": True, "log_roles": None, "named": False}
 
 
 @dataclass(frozen=True)
