@@ -11,9 +11,6 @@ from typing import Any, ClassVar
 from airflow.sdk import Context, ObjectStoragePath, conf
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
-from airflow_distrib.backends.kubernetes.kind import Rendered
-from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.kubernetes.problems import Patience
 from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.core import config as configs
 from airflow_distrib.core import packing
@@ -21,25 +18,17 @@ from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError, DistribError
 from airflow_distrib.core.record import Phase
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.hooks.kubernetes import DEFAULT
 from airflow_distrib.links import JobLink, LogsLink
-from airflow_distrib.operators.arguments import (
-    call_arguments,
-    check_function,
-    check_place,
-    check_words,
-    is_open,
-    ranks_of,
-)
+from airflow_distrib.operators.arguments import call_arguments, check_function, check_place, ranks_of
 from airflow_distrib.operators.configured import ConfiguredOperator
-from airflow_distrib.operators.kubernetes import KubernetesRun
 from airflow_distrib.operators.local import LocalRun
-from airflow_distrib.operators.ordering import Ordering, identity_of
+from airflow_distrib.operators.ordering import Ordering, check_ranks, identity_of, result_options, spec_hash
+from airflow_distrib.operators.remote import RemoteRun
 from airflow_distrib.operators.store import RecordStore
-from airflow_distrib.watching.job import Ending, Waiting
+from airflow_distrib.watching.waiting import Ending, Waiting
 
 SECTION = "airflow_distrib"
-LOCAL, KUBERNETES = "local", "kubernetes"
+LOCAL, KUBERNETES, SLURM = "local", "kubernetes", "slurm"
 
 KEEP_JOB = ("never", "on_failure", "always")
 
@@ -55,25 +44,17 @@ class DistributedJobOperator(ConfiguredOperator):
             libraries but not the DAG file.
         op_args: positional arguments of the function. Templated.
         op_kwargs: keyword arguments of the function. Templated.
-        command: a program of the image and its arguments, instead of a function; the task
-            returns None. Templated.
-        manifest: a manifest of the system's own resource, merged over what is rendered; may
-            stand without a function or command if it says itself what runs. Templated.
         task_config_overrides: fields to replace in ``task_config`` at run time, such as an
             upstream task's output ``{"worker": {"replicas": 8}}``. Templated.
         launcher: ``"local"`` runs the ranks as processes of the Airflow worker,
             ``"kubernetes"`` on a cluster. None takes ``[airflow_distrib] launcher``, and
             without it the system's own.
-        kubernetes_conn_id: connection to the cluster.
         deferrable: wait in the triggerer instead of on a worker.
         log_ranks: ranks whose output goes to the task log, or ``"all"``; rank 0 by default.
         result_path: where rank 0 writes a result of more than 1 MiB: a path or URL that the
             ranks and the Airflow worker both reach. Templated.
-        payload_path: a folder, as path or URL, that the worker writes to and the ranks read
-            from, for a function with more than 700 KiB of data. Templated.
         python: interpreter of the ranks; None is the worker's own for local ranks and
             ``python3`` in an image.
-        patience: a :class:`~airflow_distrib.Patience`: how long a job may be stuck.
         keep_job: whether a finished job stays on the cluster: "never", "on_failure" or
             "always"; one that stays goes after ``run_policy.ttl_seconds_after_finished``.
         termination_grace_seconds: time between SIGTERM and SIGKILL when local ranks are stopped.
@@ -84,16 +65,12 @@ class DistributedJobOperator(ConfiguredOperator):
         ConfigError: an argument cannot work; at DAG parse time unless it is a template.
     """
 
-    template_fields: Sequence[str] = (
-        *("task_config", "task_config_overrides", "op_args", "op_kwargs", "command", "manifest", "result_path"),
-        *("payload_path", "kubernetes_conn_id"),
-    )
+    template_fields: Sequence[str] = ("task_config", "task_config_overrides", "op_args", "op_kwargs", "result_path")
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "task_config": "json",
         "task_config_overrides": "json",
         "op_args": "py",
         "op_kwargs": "py",
-        "manifest": "json",
     }
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
     operator_extra_links = (JobLink(), LogsLink())
@@ -109,45 +86,31 @@ class DistributedJobOperator(ConfiguredOperator):
         python_callable: Callable[..., Any] | None = None,
         op_args: Collection[Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
-        command: Sequence[str] | None = None,
-        manifest: Mapping[str, Any] | None = None,
         task_config_overrides: Any = None,
         launcher: str | None = None,
-        kubernetes_conn_id: str | None = None,
         deferrable: bool = True,
         log_ranks: Sequence[int] | str = (0,),
         result_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
-        payload_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         python: str | None = None,
-        patience: Patience | Mapping[str, Any] | None = None,
         keep_job: str = "never",
         termination_grace_seconds: float = 3.0,
         durable: bool = True,
         **kwargs: Any,
     ) -> None:
-        self._manifest_alone = task_config is None and manifest is not None
-        if self._manifest_alone and isinstance(manifest, Mapping):
-            task_config = self.config_of_manifest(manifest)
         super().__init__(task_config=task_config, task_config_overrides=task_config_overrides, **kwargs)
-        self._asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
-        self._asked_connection = kubernetes_conn_id
+        self.asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
-        self.command = command
-        self.manifest = manifest
-        self.kubernetes_conn_id = kubernetes_conn_id or DEFAULT
         self.deferrable = deferrable
         self.log_ranks = ranks_of(log_ranks)
         self.result_path = check_place("result_path", result_path)
-        self.payload_path = check_place("payload_path", payload_path)
         self.python = python
-        self.patience = configs.of(Patience)("patience", patience or {})
         self.keep_job = configs.one_of(*KEEP_JOB)("keep_job", keep_job)
         self.termination_grace_seconds = configs.seconds()("termination_grace_seconds", termination_grace_seconds)
         self.durable = durable
         self.job_ref: JobRef | None = None
-        self._run: LocalRun | KubernetesRun | None = None
+        self._run: LocalRun | RemoteRun[Any] | None = None
         self._killed = False
         self._check_what_runs()
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
@@ -156,11 +119,6 @@ class DistributedJobOperator(ConfiguredOperator):
             self._check_rendering(config)
 
     def _check_what_runs(self) -> None:
-        given = [name for name in ("python_callable", "command") if getattr(self, name) is not None]
-        if len(given) == 2:
-            raise ConfigError("command", "a task runs a function or a command; leave one of them")
-        if not given and self.manifest is None:
-            raise ConfigError("python_callable", "is required, unless command= or manifest= says what runs")
         if self.python_callable is not None:
             check_function(self.python_callable, self.op_args, self.op_kwargs)
         elif self.op_args or self.op_kwargs:
@@ -169,10 +127,10 @@ class DistributedJobOperator(ConfiguredOperator):
 
     def _check_program(self) -> None:
         """What is checked again once templates are rendered."""
-        check_words(self.command)
-        given_manifest: Any = self.manifest
-        if not (given_manifest is None or isinstance(given_manifest, Mapping) or configs.is_template(given_manifest)):
-            raise ConfigError("manifest", f"must be a mapping; got {given_manifest!r}")
+
+    def what_runs(self) -> list[Any]:
+        """What the task runs if it is no function: plain values, which make a job another one."""
+        return []
 
     # ------------------------------------------------------------------ for the systems
 
@@ -180,26 +138,14 @@ class DistributedJobOperator(ConfiguredOperator):
         """Render a complete config for the local launcher."""
         raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} ({rendezvous_id}) for local ranks")
 
-    def cluster(self, config: Any, task: Task) -> Rendered:
-        """Render a complete config for Kubernetes."""
-        raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} for {task}")
-
-    @staticmethod
-    def config_of_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Fields of the config that a manifest which stands alone already says."""
-        del manifest
-        return {}
-
-    def final_config(self) -> Any:
-        """The config with its overrides; of a manifest that stood alone as a template, what it says now."""
-        if self._manifest_alone and isinstance(self.manifest, Mapping):
-            self.task_config = self.check_config(self.config_of_manifest(self.manifest))
-        return super().final_config()
+    def ordering(self, config: Any, launcher: str) -> Ordering[Any]:
+        """How a complete config is submitted by a launcher of this operator."""
+        raise ConfigError("launcher", f"{type(self).__name__} cannot submit {config} by {launcher}")
 
     def choose_launcher(self, config: Any) -> str:
         """Where a job of ``config`` runs; the config may still be a template."""
         del config
-        name = self._asked_launcher or self.launchers[0]
+        name = self.asked_launcher or self.launchers[0]
         if name not in self.launchers:
             raise ConfigError(
                 "launcher", f"{type(self).__name__} runs with {' or '.join(self.launchers)}; got {name!r}"
@@ -210,19 +156,13 @@ class DistributedJobOperator(ConfiguredOperator):
         """Meet what only rendering finds, such as a missing image, when the DAG file is parsed."""
         if self.launcher == LOCAL:
             if self.python_callable is None:
-                raise ConfigError(
-                    "launcher", "local ranks run functions; commands and manifests need launcher='kubernetes'"
-                )
+                places = " or ".join(repr(each) for each in self.launchers if each != LOCAL)
+                raise ConfigError("launcher", f"local ranks run functions; anything else needs launcher={places}")
             return
         if not self.unknown_fields(config):
-            self.cluster(config, Ordering(self, config).task(identity_of(None, self), "default"))
+            self.ordering(config, self.launcher).check()
 
     # ------------------------------------------------------------------ rendering
-
-    def unknown_fields(self, config: Any) -> list[str]:
-        """What templates and upstream tasks still have to say."""
-        given = {"command": self.command, "manifest": self.manifest}
-        return super().unknown_fields(config) + [name for name, value in given.items() if is_open(value)]
 
     def render(self, context: Context | None = None) -> dict[str, Any]:
         """Return what would be started, without starting it or needing any service.
@@ -243,20 +183,12 @@ class DistributedJobOperator(ConfiguredOperator):
             shown["function"] = getattr(self.python_callable, "__qualname__", str(self.python_callable))
         if unknown := self.unknown_fields(config):
             return {**shown, "known at run time": unknown}
-        ordering = Ordering(self, config)
-        if self.launcher == KUBERNETES:
-            namespace = config.namespace or "<the connection's>"
-            rendered = self.cluster(config, ordering.task(identity, namespace))
-            shown["name"] = rendered.manifest["metadata"]["name"]
-            return {
-                **shown,
-                "manifest": rendered.manifest,
-                "specs": {n: s._asdict() for n, s in rendered.specs.items()},
-            }
+        if self.launcher != LOCAL:
+            return {**shown, **self.ordering(config, self.launcher).shown(identity)}
         plan = self.local_plan(config, identity.name())
         return {
             **shown,
-            "spec": plan.spec("<a private folder>", None, ordering.local_options())._asdict(),
+            "spec": plan.spec("<a private folder>", None, self._local_options())._asdict(),
             "environment": plan.environment({}, None),
             "not_applied": list(plan.not_applied),
         }
@@ -297,7 +229,7 @@ class DistributedJobOperator(ConfiguredOperator):
                 trigger=JobTrigger(waiting.to_json()),
                 method_name="execute_complete",
                 kwargs={"waiting": waiting.to_json()},
-                timeout=Ordering(self, self.final_config()).defer_timeout(context),
+                timeout=self.ordering(self.final_config(), self.launcher).defer_timeout(context),
             )
         return value
 
@@ -307,9 +239,14 @@ class DistributedJobOperator(ConfiguredOperator):
         except DistribError as error:
             if error.permanent:
                 # The task fails for good, whatever its retries: a job of an earlier try must not go on.
-                Ordering(self, None).abandon(RecordStore(context, durable=self.durable), self.log)
+                self._abandon(RecordStore(context, durable=self.durable))
                 raise AirflowFailException(str(error)) from error
             raise
+
+    def _abandon(self, store: RecordStore) -> None:
+        for launcher in self.launchers:
+            if launcher != LOCAL:
+                self.ordering(None, launcher).abandon(store, self.log)
 
     def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
         config = self.final_config()
@@ -317,11 +254,11 @@ class DistributedJobOperator(ConfiguredOperator):
         self.launcher = self.choose_launcher(config)
         self._check_rendering(config)
         store = RecordStore(context, durable=self.durable)
-        ordering = Ordering(self, config)
-        ordering.check_ranks(self.log)
+        check_ranks(self, config)
         if self.launcher == LOCAL:
             return None, asyncio.run(self._execute_locally(context, config, store))
-        run = ordering.kubernetes_run(store, self.log)
+        ordering = self.ordering(config, self.launcher)
+        run = ordering.leg(store, self.log)
         self._begin(run)
         with ordering.order(context, store) as order:
             waiting, value = asyncio.run(run.start(order, deferrable=self.deferrable, read=_read))
@@ -332,12 +269,16 @@ class DistributedJobOperator(ConfiguredOperator):
         identity = identity_of(context, self, store.scope)
         plan = self.local_plan(config, identity.name())
         payload = self.payload(context)
-        store.spec_hash = Ordering(self, config).spec_hash()
+        store.spec_hash = spec_hash(self, config)
         run = LocalRun(store, self.log, self.execution_timeout)
         self._begin(run)
         run.remove_leftover(identity.try_number)
-        options = Ordering(self, config).local_options()
-        return await run.run(plan, payload, identity.name(), python=self.python, options=options, read=_read)
+        return await run.run(
+            plan, payload, identity.name(), python=self.python, options=self._local_options(), read=_read
+        )
+
+    def _local_options(self) -> dict[str, Any]:
+        return {**result_options(self), "grace_seconds": self.termination_grace_seconds}
 
     def execute_complete(
         self, context: Context, event: Mapping[str, Any] | None = None, waiting: Mapping[str, Any] | None = None
@@ -347,13 +288,13 @@ class DistributedJobOperator(ConfiguredOperator):
 
     def _fetch(self, context: Context, event: dict[str, Any], waiting: Mapping[str, Any] | None) -> Any:
         config = self.final_config()
-        self.launcher = KUBERNETES
+        self.launcher = self.choose_launcher(config)
         store = RecordStore(context, durable=self.durable)
-        ordering = Ordering(self, config)
+        ordering = self.ordering(config, self.launcher)
         waits_for = ordering.waited_for(store, waiting, context)
-        store.spec_hash = ordering.spec_hash()
+        store.spec_hash = spec_hash(self, config)
         self.job_ref = waits_for.ref
-        run = ordering.kubernetes_run(store, self.log)
+        run = ordering.leg(store, self.log)
         self._begin(run)
         if "error" in event:
             # Before anything else can go wrong: the next try is to go on with the job.
@@ -372,12 +313,11 @@ class DistributedJobOperator(ConfiguredOperator):
             store = RecordStore(context, durable=self.durable)
             record = store.read()
             if record is not None and record.ref is not None and record.ref.uid:
-                ordering = Ordering(self, self.final_config())
+                config = self.final_config()
+                ordering = self.ordering(config, self.choose_launcher(config))
                 store.spec_hash = record.spec_hash
                 late = isinstance(error, TaskDeferralTimeout)
-                ordering.leave_or_cancel(
-                    ordering.kubernetes_run(store, self.log), store, context, record.ref, late=late
-                )
+                ordering.leave_or_cancel(ordering.leg(store, self.log), store, context, record.ref, late=late)
             raise
 
     def on_kill(self) -> None:
@@ -386,7 +326,7 @@ class DistributedJobOperator(ConfiguredOperator):
         if self._run is not None:
             self._run.kill()
 
-    def _begin(self, run: LocalRun | KubernetesRun) -> None:
+    def _begin(self, run: LocalRun | RemoteRun[Any]) -> None:
         self._run = run
         if self._killed:
             run.kill()

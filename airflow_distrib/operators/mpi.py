@@ -11,13 +11,14 @@ from airflow_distrib.backends.kubernetes.manifest import Task
 from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.backends.mpijob import render
 from airflow_distrib.backends.mpijob.config import MPIJob
-from airflow_distrib.operators.base import KUBERNETES, LOCAL, DistributedJobOperator
+from airflow_distrib.operators.base import KUBERNETES, LOCAL
+from airflow_distrib.operators.on_kubernetes import KubernetesJobOperator
 
 
-class MPIJobOperator(DistributedJobOperator):
+class MPIJobOperator(KubernetesJobOperator):
     """Run a function, or a program, on every MPI rank of an :class:`~airflow_distrib.MPIJob`.
 
-    Arguments are those of :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
+    Arguments are those of :class:`~airflow_distrib.operators.on_kubernetes.KubernetesJobOperator`.
     """
 
     config_type = MPIJob

@@ -15,17 +15,18 @@ from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.backends.pytorchjob import render as pytorchjob_render
 from airflow_distrib.backends.pytorchjob.config import PyTorchJob
 from airflow_distrib.core import config as configs
-from airflow_distrib.operators.base import KUBERNETES, LOCAL, DistributedJobOperator
+from airflow_distrib.operators.base import KUBERNETES, LOCAL
+from airflow_distrib.operators.on_kubernetes import KubernetesJobOperator
 
 
-class ElasticOperator(DistributedJobOperator):
+class ElasticOperator(KubernetesJobOperator):
     """Run a function under torchrun's elastic agent; see :class:`~airflow_distrib.Elastic`.
 
     One node runs on the Airflow worker, or in a Pod when ``kubernetes_conn_id``, an image, a
     command or a manifest is given. Several nodes run as a PyTorchJob of the training-operator.
     ``launcher="local"`` runs several nodes on the worker too, each with an agent of its own,
     which is a way to try a multi-node job. Arguments are those of
-    :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
+    :class:`~airflow_distrib.operators.on_kubernetes.KubernetesJobOperator`.
     """
 
     config_type = Elastic
@@ -33,9 +34,9 @@ class ElasticOperator(DistributedJobOperator):
 
     def choose_launcher(self, config: Any) -> str:
         """A cluster for several nodes, and where anything but the function asks for one."""
-        if self._asked_launcher:
+        if self.asked_launcher:
             return super().choose_launcher(config)
-        asked = self._asked_connection or self.command is not None or self.manifest is not None
+        asked = self.asked_connection or self.command is not None or self.manifest is not None
         if isinstance(config, Elastic):
             several = not configs.is_template(config.nnodes) and config.max_nodes > 1
             asked = asked or several or any((config.image, config.pod_template, config.queue, config.requests))
@@ -56,10 +57,10 @@ class ElasticOperator(DistributedJobOperator):
         return elastic_cluster.cluster(config, task)
 
 
-class PyTorchJobOperator(DistributedJobOperator):
+class PyTorchJobOperator(KubernetesJobOperator):
     """Run a function on the master and workers of a :class:`~airflow_distrib.PyTorchJob`.
 
-    Arguments are those of :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
+    Arguments are those of :class:`~airflow_distrib.operators.on_kubernetes.KubernetesJobOperator`.
     """
 
     config_type = PyTorchJob

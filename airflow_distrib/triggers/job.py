@@ -11,12 +11,9 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_distrib.backends.kubernetes.kinds import kind_named
-from airflow_distrib.backends.kubernetes.resource import ResourceBackend
 from airflow_distrib.core.errors import ClusterError
-from airflow_distrib.hooks.kubernetes import KubernetesHook
-from airflow_distrib.watching.hub import WatchHub
-from airflow_distrib.watching.job import JobWait, Waiting
+from airflow_distrib.triggers.places import opened
+from airflow_distrib.watching.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +25,10 @@ _killing: set[asyncio.Task[None]] = set()
 
 
 class JobTrigger(BaseTrigger):
-    """Waits for one job on Kubernetes, with its log, and tells how it ended.
+    """Waits for one job, with its log, and tells how it ended.
 
     Args:
-        waiting: a :class:`~airflow_distrib.watching.job.Waiting` as plain values: connection
+        waiting: a :class:`~airflow_distrib.watching.waiting.Waiting` as plain values: connection
             id and address of the job, no credentials.
     """
 
@@ -57,14 +54,12 @@ class JobTrigger(BaseTrigger):
 
     async def _wait(self) -> dict[str, Any]:
         waiting = Waiting.from_json(self.waiting)
-        hub = WatchHub.current()
-        async with hub.client(waiting.connection, KubernetesHook(waiting.connection).asettings) as client:
-            ending = await JobWait(waiting, hub, client, lambda text: self.log.info("%s", text)).until_over()
+        async with opened(waiting, lambda text: self.log.info("%s", text)) as job:
+            ending = await job.until_over()
             if ending.succeeded is None and ending.problem is not None:
                 # Not wanted any more: it must not hold its nodes until a worker comes.
-                backend = ResourceBackend(client, kind_named(waiting.ref.address["kind"]))
                 with contextlib.suppress(ClusterError):
-                    await backend.cancel(waiting.ref)
+                    await job.cancel()
             return ending.to_json()
 
     async def on_kill(self) -> None:
@@ -82,27 +77,19 @@ class JobTrigger(BaseTrigger):
 
     async def _kill(self) -> None:
         waiting = Waiting.from_json(self.waiting)
-        hub = WatchHub.current()
         try:
             state = await self._state_of_task()
             if state == "deferred":
                 log.info("%s: the task is still deferred, so its job goes on", waiting.ref.name)
                 return
-            async with hub.client(waiting.connection, KubernetesHook(waiting.connection).asettings) as client:
-                backend = ResourceBackend(client, kind_named(waiting.ref.address["kind"]))
-                async with hub.calls:
-                    if state in _GOES_ON and await self._is_over(backend, waiting):
-                        # Another triggerer has seen the end, and a worker is about to read the result.
-                        return
-                    await backend.cancel(waiting.ref)
+            async with opened(waiting, lambda text: self.log.info("%s", text)) as job:
+                if state in _GOES_ON and await job.is_over():
+                    # Another triggerer has seen the end, and a worker is about to read the result.
+                    return
+                await job.cancel()
                 self.log.info("Cancelled %s: the task is %s", waiting.ref.name, state)
         except Exception:
             log.exception("Cancelling %s failed", waiting.ref.name)
-
-    @staticmethod
-    async def _is_over(backend: ResourceBackend, waiting: Waiting) -> bool:
-        found = await backend.get(waiting.ref)
-        return found is None or backend.kind.read(found).state.finished
 
     async def _state_of_task(self) -> str:
         """The task instance's present state; asked again when Airflow does not answer."""

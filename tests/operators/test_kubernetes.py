@@ -18,12 +18,13 @@ from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import JobRecord
 from airflow_distrib.core.resources import Replica
 from airflow_distrib.core.status import Problem
-from airflow_distrib.operators.kubernetes import KubernetesRun, Order
+from airflow_distrib.operators.kubernetes import KubernetesRun
+from airflow_distrib.operators.remote import Order
 from airflow_distrib.operators.store import RecordStore
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome
-from airflow_distrib.watching.job import Ending, Waiting
+from airflow_distrib.watching.waiting import Ending, Waiting
 from fake_context import FakeStateStore, FakeTaskInstance, context
 from fake_kubernetes import FakeKubernetes
 
@@ -45,7 +46,6 @@ class Leg:
         self.run = KubernetesRun(api.settings(), "c", self.store, self.said.append)
         self.order = Order(
             JobIdentity("d", "r", "t", -1, try_number, self.store.scope),
-            "ns",
             lambda identity: cluster(JOB, Task(identity, "ns")),
             b"payload",
             lambda ref: Waiting(ref, "c", logs=False),

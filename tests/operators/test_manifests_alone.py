@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_distrib import ConfigError, ElasticOperator, MPIJobOperator, PyTorchJobOperator
-from airflow_distrib.operators.ordering import Ordering
+from airflow_distrib.operators.ordering import spec_hash
 
 
 def template(name: str, *command: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_an_argument_of_any_kind_has_a_fingerprint_that_stays() -> None:
     def of(grid: Any) -> str:
         config = {"image": "x", "worker": {"replicas": 1}}
         task = PyTorchJobOperator(task_id="t", task_config=config, python_callable=print, op_kwargs={"sep": grid})
-        return Ordering(task, task.final_config()).spec_hash()
+        return spec_hash(task, task.final_config())
 
     assert of({("lr", 1): 2, 3: {"b", "a"}}) == of({3: {"a", "b"}, ("lr", 1): 2})
     assert of(object()) == of(object())

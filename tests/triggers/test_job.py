@@ -18,8 +18,8 @@ from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.triggers import job as triggers
 from airflow_distrib.triggers.job import JobTrigger
-from airflow_distrib.watching.hub import WatchHub
-from airflow_distrib.watching.job import Ending, Waiting
+from airflow_distrib.watching.kubernetes.hub import WatchHub
+from airflow_distrib.watching.waiting import Ending, Waiting
 from fake_kubernetes import FakeKubernetes
 
 JOBS, PODS = kind_named("pytorchjob").path("ns"), "/api/v1/namespaces/ns/pods"

@@ -9,8 +9,8 @@ import pytest
 
 from airflow_distrib.backends.kubernetes.kinds import kind_named
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.watching import logs
-from airflow_distrib.watching.logs import JobLogs, Pace, PodLog, Position
+from airflow_distrib.watching.kubernetes import logs
+from airflow_distrib.watching.kubernetes.logs import JobLogs, Pace, PodLog, Position
 from fake_kubernetes import FakeKubernetes
 
 PATH = "/api/v1/namespaces/ns/pods/job-master-0/log"

@@ -16,8 +16,9 @@ from airflow_distrib.backends.kubernetes.kind import Kind
 from airflow_distrib.backends.kubernetes.kinds import kind_named
 from airflow_distrib.core.errors import DistribError
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.watching import collection, hub
-from airflow_distrib.watching.hub import JobFeed, WatchHub
+from airflow_distrib.watching import pool
+from airflow_distrib.watching.kubernetes import collection
+from airflow_distrib.watching.kubernetes.hub import JobFeed, WatchHub
 from fake_kubernetes import FakeKubernetes
 
 PYTORCHJOB: Kind = kind_named("pytorchjob")
@@ -237,7 +238,7 @@ def test_bookmarks_move_the_place_to_go_on_from() -> None:
 
 def test_watches_and_client_are_closed_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while, so that the next job finds them."""
-    monkeypatch.setattr(hub, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(pool, "IDLE_SECONDS", 0.1)
 
     async def test(api: FakeKubernetes) -> None:
         api.put(JOBS, resource("job"))
@@ -245,7 +246,7 @@ def test_watches_and_client_are_closed_when_nobody_waits(monkeypatch: pytest.Mon
             await until(feed, lambda: api.requests[f"WATCH {PODS}"])
         shared = WatchHub.current()
         async with asyncio.timeout(5):
-            while shared._watches or shared._clients:  # noqa: ASYNC110 - nothing tells of it
+            while shared._watches or shared._pool._clients:  # noqa: ASYNC110 - nothing tells of it
                 await asyncio.sleep(0.05)
 
     run(test)

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_distrib.backends.kubernetes import reports
@@ -16,12 +15,10 @@ from airflow_distrib.backends.kubernetes.problems import Patience, pending
 from airflow_distrib.backends.kubernetes.resource import ResourceBackend
 from airflow_distrib.clients.kubernetes import KubernetesClient
 from airflow_distrib.core.errors import ClusterError
-from airflow_distrib.core.reference import JobRef
-from airflow_distrib.core.status import JobState, JobStatus, Problem, Retry
-from airflow_distrib.runner import outcome as outcomes
-from airflow_distrib.runner.outcome import Outcome
-from airflow_distrib.watching.hub import JobFeed, WatchHub
-from airflow_distrib.watching.logs import JobLogs
+from airflow_distrib.core.status import JobState, JobStatus
+from airflow_distrib.watching.kubernetes.hub import JobFeed, WatchHub
+from airflow_distrib.watching.kubernetes.logs import JobLogs
+from airflow_distrib.watching.waiting import Ending, Waiting, timed_out
 
 # A look without any change, in case something was missed.
 LOOK_SECONDS = 60.0
@@ -31,106 +28,6 @@ FIRST_EVENTS_SECONDS, LONGEST_EVENTS_SECONDS = 8.0, 240.0
 LOG_SECONDS = 15.0
 # An outage of the API server is mentioned after so many seconds.
 OUTAGE_SECONDS = 20.0
-# Outcomes that travel in an event: it is a row in Airflow's database.
-MAX_OUTCOMES = 12
-
-TIMED_OUT = "TimedOut"
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """What to wait for.
-
-    Attributes:
-        connection: id of the Airflow connection.
-        deadline: seconds since the epoch at which the task's time is over; None is never.
-        patience: how long the job may be stuck.
-        logs: whether to follow logs at all.
-        log_roles: roles of the pods to follow; None is all.
-        named: whether to put the pod's role before each line, for commands that have no ranks.
-    """
-
-    ref: JobRef
-    connection: str
-    deadline: float | None = None
-    patience: Mapping[str, Any] = field(default_factory=dict)
-    logs: bool = True
-    log_roles: tuple[str, ...] | None = None
-    named: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, without what is at its default: older triggers do not know new names."""
-        plain = vars(Waiting(self.ref, self.connection))
-        values = {name: value for name, value in vars(self).items() if value != plain[name]}
-        if self.log_roles is not None:
-            values["log_roles"] = list(self.log_roles)
-        return {"ref": self.ref.to_json(), "connection": self.connection, **values}
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Waiting:
-        """The reverse of :meth:`to_json`; names this version does not know are passed over."""
-        known = {each.name for each in dataclasses.fields(cls)}
-        values = {name: value for name, value in document.items() if name in known}
-        if values.get("log_roles") is not None:
-            values["log_roles"] = tuple(values["log_roles"])
-        return cls(**{**values, "ref": JobRef.from_json(document["ref"])})
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How the waiting ended.
-
-    Attributes:
-        succeeded: what the job's own controller says; None when it was not asked.
-        outcomes: what the pods reported.
-        log: how far each pod's log was shown.
-    """
-
-    succeeded: bool | None
-    reason: str = ""
-    message: str = ""
-    problem: Problem | None = None
-    outcomes: tuple[Outcome, ...] = ()
-    log: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values, small enough for a row in a database."""
-        problem = self.problem
-        return {
-            "succeeded": self.succeeded,
-            "reason": self.reason,
-            "message": self.message[:2000],
-            "problem": [problem.reason, problem.message, problem.advice, problem.retry.value] if problem else None,
-            "outcomes": [each.to_json() for each in _worth_keeping(self.outcomes)],
-            "log": dict(self.log),
-        }
-
-    def as_problem(self) -> Problem:
-        """What the system said, where nobody else said why."""
-        late = "deadline" in self.message.lower() or self.reason == "DeadlineExceeded"
-        advice = "raise run_policy.active_deadline_seconds or execution_timeout" if late else ""
-        said = self.message or "its controller gives no reason"
-        return Problem(TIMED_OUT if late else self.reason or "JobFailed", said, advice)
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Ending:
-        """The reverse of :meth:`to_json`."""
-        told = document.get("problem")
-        return cls(
-            document.get("succeeded"),
-            str(document.get("reason") or ""),
-            str(document.get("message") or ""),
-            Problem(told[0], told[1], told[2], Retry(told[3])) if told else None,
-            tuple(outcomes.from_json(text) for text in document.get("outcomes") or ()),
-            dict(document.get("log") or {}),
-        )
-
-
-def _worth_keeping(left: tuple[Outcome, ...]) -> list[Outcome]:
-    """Rank 0's outcome, and the earliest failures."""
-    failed = sorted((each for each in left if each.kind != outcomes.SUCCESS), key=lambda each: each.time)
-    first = [each for each in left if each.rank == 0 and each.kind == outcomes.SUCCESS]
-    return [*first, *failed[:MAX_OUTCOMES]]
 
 
 class JobWait:
@@ -177,6 +74,17 @@ class JobWait:
         succeeded = status.state is JobState.SUCCEEDED if status.state.finished else None
         return Ending(succeeded, status.reason, status.message, verdict.problem, left, self.logs.positions())
 
+    async def cancel(self) -> None:
+        """Delete the job; deleting twice is no error."""
+        async with self._hub.calls:
+            await self._backend.cancel(self._waiting.ref)
+
+    async def is_over(self) -> bool:
+        """Whether it has ended by itself, or is gone."""
+        async with self._hub.calls:
+            found = await self._backend.get(self._waiting.ref)
+        return found is None or self._kind.read(found).state.finished
+
     async def _decided(self, feed: JobFeed) -> Verdict:
         while True:
             feed.check()
@@ -196,7 +104,7 @@ class JobWait:
                 return verdict
             deadline = self._waiting.deadline
             if deadline is not None and now >= deadline:
-                return dataclasses.replace(verdict, over=True, problem=_timed_out(verdict))
+                return dataclasses.replace(verdict, over=True, problem=timed_out(verdict.status.state.value))
             limits = [LOOK_SECONDS, verdict.wait, deadline - now if deadline is not None else None]
             if wants_events := self._wants_events(verdict, view):
                 limits.append(self._ask_events_at - time.monotonic())
@@ -240,8 +148,3 @@ class JobWait:
         if (key or text) not in self._told:
             self._told.add(key or text)
             self._say(text)
-
-
-def _timed_out(verdict: Verdict) -> Problem:
-    state = verdict.status.state.value
-    return Problem(TIMED_OUT, f"the job was still {state} when the task's execution_timeout was over")

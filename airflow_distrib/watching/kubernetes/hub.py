@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,10 +14,9 @@ from airflow_distrib.backends.kubernetes.kind import Kind
 from airflow_distrib.backends.kubernetes.resource import JOB_LABEL, ResourceBackend
 from airflow_distrib.clients.kubernetes import KubernetesClient, KubernetesSettings
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.watching.collection import CollectionWatch, slim
+from airflow_distrib.watching.kubernetes.collection import CollectionWatch, slim
+from airflow_distrib.watching.pool import ClientPool
 
-# A watch, and a client, that nobody has used for so long is closed.
-IDLE_SECONDS = 30.0
 # Logs followed at once; jobs beyond it have theirs read every few seconds instead.
 LOG_STREAMS = 200
 # Cancels and look-ups that a mass clear may cause at once.
@@ -117,11 +115,8 @@ class WatchHub:
         self.log_streams = asyncio.Semaphore(LOG_STREAMS)
         self.calls = asyncio.Semaphore(PARALLEL_CALLS)
         self.questions = asyncio.Semaphore(PARALLEL_CALLS)
-        self._clients: dict[str, KubernetesClient] = {}
-        self._users: dict[str, int] = {}
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._pool: ClientPool[KubernetesClient] = ClientPool(self._close_watches)
         self._watches: dict[tuple[str, str], CollectionWatch] = {}
-        self._closing: set[asyncio.Task[None]] = set()
 
     @classmethod
     def current(cls) -> WatchHub:
@@ -130,17 +125,13 @@ class WatchHub:
 
     @contextlib.asynccontextmanager
     async def client(self, connection: str, settings: Settings) -> AsyncIterator[KubernetesClient]:
-        """The one client of a connection; closed when nobody has used it for a while."""
-        async with self._opening.setdefault(connection, asyncio.Lock()):
-            if connection not in self._clients:
-                self._clients[connection] = KubernetesClient(await settings(), settings)
-        self._users[connection] = self._users.get(connection, 0) + 1
-        try:
-            yield self._clients[connection]
-        finally:
-            self._users[connection] -= 1
-            if not self._users[connection]:
-                self._close_later(connection)
+        """The one client of a connection."""
+
+        async def make() -> KubernetesClient:
+            return KubernetesClient(await settings(), settings)
+
+        async with self._pool.client(connection, make) as client:
+            yield client
 
     @contextlib.asynccontextmanager
     async def feed(self, connection: str, client: KubernetesClient, kind: Kind, ref: JobRef) -> AsyncIterator[JobFeed]:
@@ -165,32 +156,13 @@ class WatchHub:
             self._watches[key] = CollectionWatch(client, path, JOB_LABEL, job_of)
         return self._watches[key]
 
-    def _close_later(self, connection: str) -> None:
-        # In a context of its own, like the watches.
-        task = asyncio.get_running_loop().create_task(self._close_if_idle(connection), context=contextvars.Context())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    async def _close_if_idle(self, connection: str) -> None:
-        await asyncio.sleep(IDLE_SECONDS)
-        if not self._users.get(connection):
-            await self._close(connection)
-
-    async def _close(self, connection: str) -> None:
-        watches = [key for key in self._watches if key[0] == connection]
-        client = self._clients.pop(connection, None)
-        self._users.pop(connection, None)
-        for watch in [self._watches.pop(key) for key in watches]:
-            await watch.close()
-        if client is not None:
-            await client.close()
+    async def _close_watches(self, connection: str) -> None:
+        for key in [key for key in self._watches if key[0] == connection]:
+            await self._watches.pop(key).close()
 
     async def close(self) -> None:
         """Close everything at once: before a worker's event loop ends."""
-        for task in self._closing:
-            task.cancel()
-        for connection in list(self._clients):
-            await self._close(connection)
+        await self._pool.close()
 
 
 def _by_name(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,386 @@
+"""A real Slurm with accounting, and an SSH server in front of it, on this machine: for tests.
+
+Needs root and Debian's packages ``slurm-wlm slurmdbd munge mariadb-server openssh-server``.
+Everything lives in one folder and on loopback; jobs run as an unprivileged user that is made
+for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from airflow_stack import free_port, wait_for
+
+USER = "airflow-slurm"
+NODES = ("n1", "n2", "n3")
+PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "sshd", "ssh-keygen", "sbatch")
+# Which of them may be missing elsewhere, and why the tests are skipped then.
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+_SLURM = """
+ClusterName=lab
+SlurmctldHost=localhost
+SlurmctldPort={slurmctld}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+CryptoType=crypto/munge
+StateSaveLocation={folder}/ctld
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+GresTypes=gpu
+ReturnToService=2
+SlurmctldTimeout=30
+SlurmdTimeout=20
+MessageTimeout=10
+InactiveLimit=0
+KillWait=5
+MinJobAge={min_job_age}
+MaxArraySize=100
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=2,batch_sched_delay=1,sched_interval=2,bf_continue
+JobRequeue=1
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill,NoShared
+MpiDefault=none
+SlurmdParameters=config_overrides
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+{accounting}
+NodeName=n[1-3] NodeAddr=127.0.0.1 NodeHostname=localhost Port=[{slurmd}] CPUs=4 RealMemory=3000 Gres=gpu:2 Feature={features}
+PartitionName=main Nodes=n[1-3] Default=YES MaxTime=60 State=UP PriorityTier=1 DefMemPerCPU=100
+PartitionName=urgent Nodes=n[1-3] MaxTime=60 State=UP PriorityTier=10 DefMemPerCPU=100
+PartitionName=scrap Nodes=n[1-3] MaxTime=60 State=UP PriorityTier=1 PreemptMode=CANCEL DefMemPerCPU=100
+"""
+
+_ACCOUNTING = """AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+AccountingStoragePort={slurmdbd}
+AccountingStoragePass={folder}/munge/socket
+AccountingStoreFlags=job_comment
+"""
+
+_SLURMDBD = """
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+DbdHost=localhost
+DbdPort={slurmdbd}
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={mariadb}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=slurm_acct
+LogFile={folder}/slurmdbd.log
+PidFile={folder}/slurmdbd.pid
+"""
+
+_SSHD = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/ssh/host_key
+PidFile {folder}/sshd.pid
+AuthorizedKeysFile {folder}/ssh/authorized_keys
+TrustedUserCAKeys {folder}/ssh/ca.pub
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+PermitRootLogin no
+SetEnv SLURM_CONF={folder}/slurm.conf
+Subsystem sftp internal-sftp
+"""
+
+
+def missing() -> str:
+    """Why there can be no Slurm here; empty when there can."""
+    if os.geteuid() != 0:
+        return "a Slurm for tests needs root"
+    absent = [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
+    return f"not installed: {', '.join(absent)} (apt-get install {PACKAGES})" if absent else ""
+
+
+PACKAGES = "slurm-wlm slurmdbd munge mariadb-server openssh-server"
+
+
+class SlurmCluster:
+    """The daemons of one Slurm; ``accounting=False`` leaves slurmdbd out."""
+
+    def __init__(self, folder: Path, *, accounting: bool = True, min_job_age: int = 300) -> None:
+        self.folder = folder
+        self.accounting = accounting
+        self.ssh_port = free_port()
+        self._ports = {"slurmctld": free_port(), "slurmdbd": free_port(), "mariadb": free_port()}
+        self._min_job_age = min_job_age
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = {"PATH": _PATH, "SLURM_CONF": str(folder / "slurm.conf"), "LANG": "C.UTF-8"}
+
+    @property
+    def home(self) -> Path:
+        """Home of the user that jobs run as."""
+        return Path(pwd.getpwnam(USER).pw_dir)
+
+    @property
+    def private_key(self) -> str:
+        """Of the user."""
+        return (self.folder / "ssh/user_key").read_text()
+
+    @property
+    def host_key(self) -> str:
+        """The SSH server's public key, as known_hosts has it."""
+        return " ".join((self.folder / "ssh/host_key.pub").read_text().split()[:2])
+
+    # ------------------------------------------------------------------ starting
+
+    def start(self) -> None:
+        """Start everything and wait until the nodes are idle."""
+        self._make_user()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for parent in (self.folder, *self.folder.parents):
+            if str(parent).startswith("/tmp/"):
+                parent.chmod(0o755)
+        self._write_configuration()
+        self._start_munge()
+        if self.accounting:
+            self._start_accounting()
+        self.start_controller()
+        for node in NODES:
+            self.start_node(node)
+        self._make_keys()
+        self.start_ssh()
+        wait_for("the nodes to be idle", lambda: self.run("sinfo", "-h", "-o", "%t %D").split() == ["idle", "3"], 60)
+
+    def _make_user(self) -> None:
+        with contextlib.suppress(KeyError):
+            pwd.getpwnam(USER)
+            return
+        subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", "-p", "*", USER], check=True)
+
+    def _write_configuration(self) -> None:
+        for name in ("ctld", "munge", "ssh", "mariadb", *(f"spool-{node}" for node in NODES)):
+            (self.folder / name).mkdir(exist_ok=True, mode=0o755)
+        nodes = _port_range(len(NODES))
+        accounting = _ACCOUNTING.format(folder=self.folder, **self._ports) if self.accounting else ""
+        text = _SLURM.format(
+            folder=self.folder,
+            accounting=accounting or "AccountingStorageType=accounting_storage/none",
+            slurmd=nodes,
+            min_job_age=self._min_job_age,
+            features="big",
+            **self._ports,
+        )
+        (self.folder / "slurm.conf").write_text(text)
+        for node in NODES:
+            for gpu in range(2):
+                (self.folder / f"gpu-{node}-{gpu}").touch()
+        (self.folder / "gres.conf").write_text(
+            "".join(f"NodeName={node} Name=gpu File={self.folder}/gpu-{node}-[0-1]\n" for node in NODES)
+        )
+        (self.folder / "slurmdbd.conf").write_text(_SLURMDBD.format(folder=self.folder, **self._ports))
+        (self.folder / "slurmdbd.conf").chmod(0o600)
+
+    def _spawn(self, name: str, *command: str, **environment: str) -> None:
+        with (self.folder / f"{name}.out").open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                [shutil.which(command[0], path=_PATH) or command[0], *command[1:]],
+                env={**self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd=self.folder,
+            )
+
+    def _start_munge(self) -> None:
+        folder = self.folder / "munge"
+        key = folder / "key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        options = {"key-file": key, "socket": folder / "socket", "pid-file": folder / "pid"}
+        options |= {"log-file": folder / "log", "seed-file": folder / "seed"}
+        self._spawn(
+            "munged", "munged", "--foreground", "--force", *(f"--{name}={path}" for name, path in options.items())
+        )
+        wait_for("munged", lambda: (folder / "socket").exists(), 20)
+
+    def _start_accounting(self) -> None:
+        data = self.folder / "mariadb"
+        shutil.chown(data, "mysql")
+        subprocess.run(
+            ["mariadb-install-db", f"--datadir={data}", "--user=mysql", "--auth-root-authentication-method=normal"],
+            check=True,
+            capture_output=True,
+        )
+        socket = data / "socket"
+        self._spawn(
+            "mariadbd", "mariadbd", "--no-defaults", f"--datadir={data}", "--user=mysql", f"--socket={socket}",
+            f"--port={self._ports['mariadb']}", "--bind-address=127.0.0.1", f"--pid-file={data}/pid",
+            "--innodb-flush-log-at-trx-commit=0", "--innodb-lock-wait-timeout=900", "--innodb-buffer-pool-size=64M",
+        )  # fmt: skip
+        sql = (
+            "CREATE DATABASE slurm_acct; CREATE USER slurm@'127.0.0.1' IDENTIFIED BY 'slurm';"
+            "CREATE USER slurm@localhost IDENTIFIED BY 'slurm'; GRANT ALL ON slurm_acct.* TO slurm@'127.0.0.1';"
+            "GRANT ALL ON slurm_acct.* TO slurm@localhost;"
+        )
+
+        def ready() -> bool:
+            command = ["mariadb", "--no-defaults", f"--socket={socket}", "-uroot", "-e", sql]
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+        wait_for("mariadbd", ready, 60)
+        self._spawn("slurmdbd", "slurmdbd", "-D")
+        wait_for("slurmdbd", lambda: "lab" in self.run("sacctmgr", "-n", "-i", "add", "cluster", "lab", check=False)
+                 or "lab" in self.run("sacctmgr", "-n", "show", "cluster", check=False), 60)  # fmt: skip
+
+    def start_controller(self) -> None:
+        """Start slurmctld."""
+        self._spawn("slurmctld", "slurmctld", "-D")
+        wait_for("slurmctld", lambda: "UP" in self.run("scontrol", "ping", check=False), 60)
+
+    def start_node(self, node: str) -> None:
+        """Start one slurmd."""
+        self._spawn(f"slurmd-{node}", "slurmd", "-D", "-N", node)
+
+    def _make_keys(self) -> None:
+        folder = self.folder / "ssh"
+        for name in ("host_key", "user_key", "other_key", "ca"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", USER, folder / "other_key.pub"]
+        subprocess.run(sign, check=True)
+        shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+        (folder / "authorized_keys").chmod(0o644)
+        (self.folder / "sshd_config").write_text(_SSHD.format(port=self.ssh_port, folder=self.folder))
+
+    def start_ssh(self) -> None:
+        """Start the SSH server."""
+        Path("/run/sshd").mkdir(exist_ok=True)
+        self._spawn("sshd", "/usr/sbin/sshd", "-D", "-e", "-f", str(self.folder / "sshd_config"))
+
+        def listens() -> bool:
+            return subprocess.run(
+                ["ssh-keyscan", "-p", str(self.ssh_port), "127.0.0.1"], capture_output=True, check=False
+            ).stdout != b""  # fmt: skip
+
+        wait_for("sshd", listens, 30)
+
+    # ------------------------------------------------------------------ using
+
+    def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
+        """Run one of Slurm's commands as root."""
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, check=False, timeout=timeout
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{command}: {done.stderr}")
+        return done.stdout
+
+    def jobs(self) -> list[str]:
+        """Jobs that are not over: id, name and state."""
+        return [line for line in self.run("squeue", "-h", "-o", "%i %j %T").splitlines() if line]
+
+    def processes(self) -> list[int]:
+        """Processes of the user, without those of SSH."""
+        found = []
+        uid = pwd.getpwnam(USER).pw_uid
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if entry.stat().st_uid == uid and b"sshd" not in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+        return found
+
+    def kill_connections(self) -> int:
+        """Kill sshd's children, which cuts every connection; returns how many."""
+        # Those of the user, and the privileged monitors above them.
+        listener = self._processes["sshd"].pid
+        children = [pid for pid in _pids_of_parent(listener)]
+        for pid in children:
+            for each in (*_pids_of_parent(pid), pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+        return len(children)
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> None:
+        """End one daemon: slurmctld, slurmd-n1, sshd, slurmdbd."""
+        process = self._processes[name]
+        process.send_signal(number)
+        process.wait(30)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a daemon a signal, such as SIGSTOP."""
+        self._processes[name].send_signal(number)
+
+    def stop(self) -> None:
+        """End all of it."""
+        with contextlib.suppress(Exception):
+            self.run("scancel", "--state=PENDING,RUNNING,SUSPENDED", "--user", USER, check=False, timeout=10)
+            time.sleep(0.5)
+        self.kill_connections() if "sshd" in self._processes else 0
+        order = ("sshd", *(f"slurmd-{node}" for node in NODES), "slurmctld", "slurmdbd", "mariadbd", "munged")
+        for name in order:
+            if name in self._processes and self._processes[name].poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._processes[name].send_signal(signal.SIGCONT)
+                self._processes[name].terminate()
+                try:
+                    self._processes[name].wait(10)
+                except subprocess.TimeoutExpired:
+                    self._processes[name].kill()
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _port_range(count: int) -> str:
+    """Free ports in a row."""
+    for _ in range(100):
+        first = free_port()
+        if first + count < 65535 and all(_is_free(first + each) for each in range(1, count)):
+            return f"{first}-{first + count - 1}"
+    raise RuntimeError("no free ports in a row")
+
+
+def _is_free(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _pids_of_parent(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def running(folder: Path, *, accounting: bool = True, min_job_age: int = 300) -> Iterator[SlurmCluster]:
+    """Start a Slurm and stop it afterwards."""
+    cluster = SlurmCluster(folder, accounting=accounting, min_job_age=min_job_age)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
