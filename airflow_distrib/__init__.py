@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from airflow_distrib.backends.kubernetes.problems import Patience
     from airflow_distrib.backends.mpijob.config import MPIJob
     from airflow_distrib.backends.pytorchjob.config import PyTorchJob
+    from airflow_distrib.backends.slurm.config import Sbatch, Slurm
+    from airflow_distrib.backends.slurm.outputs import SlurmOutput
     from airflow_distrib.core.errors import (
         ClusterError,
         ConfigError,
@@ -34,9 +36,10 @@ if TYPE_CHECKING:
         ResultMissing,
     )
     from airflow_distrib.core.resources import CleanPodPolicy, Replica, Resources, RestartPolicy, RunPolicy
-    from airflow_distrib.decorators.tasks import elastic_task, mpi_job_task, pytorch_job_task
+    from airflow_distrib.decorators.tasks import elastic_task, mpi_job_task, pytorch_job_task, slurm_task
     from airflow_distrib.operators.mpi import MPIJobOperator
     from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
+    from airflow_distrib.operators.slurm import SlurmOperator, SlurmScriptOperator, SlurmShellOperator
     from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
 
 __version__ = "0.1.0"
@@ -70,10 +73,17 @@ __all__ = [
     "RestartPolicy",
     "ResultMissing",
     "RunPolicy",
+    "Sbatch",
     "SchedulingPolicy",
+    "Slurm",
+    "SlurmOperator",
+    "SlurmOutput",
+    "SlurmScriptOperator",
+    "SlurmShellOperator",
     "elastic_task",
     "mpi_job_task",
     "pytorch_job_task",
+    "slurm_task",
 ]
 
 

@@ -69,6 +69,39 @@ ENTRIES = (
         documentation="https://github.com/kubeflow/mpi-operator",
         works="functions, programs and manifests on Kubernetes",
     ),
+    Entry(
+        system="Slurm",
+        operator="airflow_distrib.operators.slurm.SlurmOperator",
+        config="airflow_distrib.backends.slurm.config.Slurm",
+        decorator="airflow_distrib.decorators.tasks.slurm_task",
+        decorator_name="slurm",
+        extra="slurm",
+        example="slurm_function.py",
+        documentation="https://slurm.schedmd.com/sbatch.html",
+        works="functions on a Slurm, over SSH",
+    ),
+    Entry(
+        system="Slurm batch script",
+        operator="airflow_distrib.operators.slurm.SlurmScriptOperator",
+        config="airflow_distrib.backends.slurm.config.Sbatch",
+        decorator="",
+        decorator_name="",
+        extra="slurm",
+        example="slurm_scripts.py",
+        documentation="https://slurm.schedmd.com/sbatch.html",
+        works="scripts that are on the cluster, over SSH",
+    ),
+    Entry(
+        system="Slurm shell script",
+        operator="airflow_distrib.operators.slurm.SlurmShellOperator",
+        config="airflow_distrib.backends.slurm.config.Sbatch",
+        decorator="",
+        decorator_name="",
+        extra="slurm",
+        example="slurm_scripts.py",
+        documentation="https://slurm.schedmd.com/sbatch.html",
+        works="scripts that the DAG holds, with inputs and outputs, over SSH",
+    ),
 )
 
 
@@ -92,6 +125,7 @@ HOOKS = (
         "airflow_distrib.hooks.kubernetes.KubernetesHook",
         "apache-airflow-providers-cncf-kubernetes",
     ),
+    Hook("ssh", "SSH", "airflow_distrib.hooks.ssh.SlurmSSHHook", "apache-airflow-providers-ssh"),
 )
 
 TRIGGERS = ("airflow_distrib.triggers.job",)
@@ -127,6 +161,7 @@ PUBLIC = {
         )
     },
     "Patience": "airflow_distrib.backends.kubernetes.problems.Patience",
+    "SlurmOutput": "airflow_distrib.backends.slurm.outputs.SlurmOutput",
     "SchedulingPolicy": "airflow_distrib.backends.kubernetes.options.SchedulingPolicy",
     # From the runner, where ranks find them: a function pickled on the worker names this module.
     **{name: f"airflow_distrib.runner.errors.{name}" for name in ("NonRecoverableError", "RecoverableError")},

@@ -32,9 +32,11 @@ class Config:
     Subclasses declare fields, a ``checks`` table (field name to a function that returns
     the normal form of a value or raises :class:`ConfigError`) and, for rules that span
     fields, ``check_together``. Templated values are passed over until they are rendered.
+    Fields named in ``literal`` are never templates: scripts whose braces are the shell's.
     """
 
     checks: ClassVar[Mapping[str, Check]] = {}
+    literal: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
@@ -52,9 +54,9 @@ class Config:
             if value is None:
                 if "None" not in str(self.__dataclass_fields__[name].type):  # type: ignore[attr-defined]
                     raise ConfigError(name, "must not be None; leave it out for its default")
-            elif not is_template(value):
+            elif name in self.literal or not is_template(value):
                 object.__setattr__(self, name, check(name, value))
-        if not any(is_template(value) for value in self.values().values()):
+        if not any(is_template(value) for name, value in self.values().items() if name not in self.literal):
             self.check_together()
 
     def check_together(self) -> None:
@@ -98,12 +100,16 @@ class Config:
 
     def mapped(self, change: Callable[[Any], Any]) -> Self:
         """A copy whose every value went through ``change``; nested configs are handed to it whole."""
-        return type(self)(**{name: change(value) for name, value in self.values().items()})
+        return type(self)(
+            **{name: value if name in self.literal else change(value) for name, value in self.values().items()}
+        )
 
     def templates(self) -> list[str]:
         """Dotted names of the fields that only get their values at run time."""
         found = []
         for name, value in self.values().items():
+            if name in self.literal:
+                continue
             if isinstance(value, Config):
                 found += [f"{name}.{inner}" for inner in value.templates()]
             elif is_template(value) or (isinstance(value, Mapping) and any(map(is_template, value.values()))):

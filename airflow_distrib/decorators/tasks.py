@@ -12,11 +12,13 @@ from airflow.sdk.bases.decorator import DecoratedOperator, Task, task_decorator_
 from airflow_distrib.backends.elastic.config import Elastic
 from airflow_distrib.backends.mpijob.config import MPIJob
 from airflow_distrib.backends.pytorchjob.config import PyTorchJob
+from airflow_distrib.backends.slurm.config import Slurm
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.operators.mpi import MPIJobOperator
 from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
+from airflow_distrib.operators.slurm import SlurmOperator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +47,7 @@ def _decorated(operator: type[DistributedJobOperator], name: str) -> type[Decora
 _ElasticOperatorDecorated = _decorated(ElasticOperator, "elastic")
 _PyTorchJobOperatorDecorated = _decorated(PyTorchJobOperator, "pytorch_job")
 _MPIJobOperatorDecorated = _decorated(MPIJobOperator, "mpi_job")
+_SlurmOperatorDecorated = _decorated(SlurmOperator, "slurm")
 
 
 def _task(
@@ -138,3 +141,25 @@ def mpi_job_task(task_config: Any = None, /, **operator_arguments: Any) -> Any:
         operator_arguments: anything that :class:`~airflow_distrib.operators.mpi.MPIJobOperator` takes.
     """
     return _task(MPIJobOperator, _MPIJobOperatorDecorated, "mpi_job", task_config, operator_arguments)
+
+
+@overload
+def slurm_task(task_config: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def slurm_task(
+    task_config: Slurm | Mapping[str, Any] | XComArg | None = None,
+    /,
+    *,
+    multiple_outputs: bool | None = None,
+    **operator_arguments: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def slurm_task(task_config: Any = None, /, **operator_arguments: Any) -> Any:
+    """``@task.slurm(Slurm(...))``: the function runs on every task of a Slurm job.
+
+    Args:
+        task_config: the config; ``Slurm()``, one task of the default partition, by default.
+        multiple_outputs: unfold a returned dict into one XCom per key; taken from the
+            return annotation by default.
+        operator_arguments: anything that :class:`~airflow_distrib.operators.slurm.SlurmOperator` takes.
+    """
+    return _task(SlurmOperator, _SlurmOperatorDecorated, "slurm", task_config, operator_arguments)

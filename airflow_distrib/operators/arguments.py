@@ -125,13 +125,13 @@ def plain(value: Any) -> Any:
     return value
 
 
-def check_words(command: Any) -> None:
+def check_words(command: Any, name: str = "command") -> None:
     """Check for a command: words, of which some may be templates."""
     if command is None or is_template(command):
         return
     words = isinstance(command, Sequence) and not isinstance(command, str)
     if not words or not command or not all(isinstance(word, str) or is_template(word) for word in command):
-        raise ConfigError("command", f"must be a list of words such as ['python', 'train.py']; got {command!r}")
+        raise ConfigError(name, f"must be a list of words such as ['python', 'train.py']; got {command!r}")
 
 
 def is_open(value: Any) -> bool:
@@ -150,10 +150,10 @@ def check_place(name: str, given: Any) -> Any:
     return given
 
 
-def ranks_of(given: Any) -> list[int] | None:
+def ranks_of(given: Any, name: str = "log_ranks") -> list[int] | None:
     """``"all"`` is None, which is what the runner takes for every rank."""
     if given == "all":
         return None
     if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
-        raise ConfigError("log_ranks", f'must be a list of ranks such as [0, 1], or "all"; got {given!r}')
+        raise ConfigError(name, f'must be a list of numbers such as [0, 1], or "all"; got {given!r}')
     return list(given)

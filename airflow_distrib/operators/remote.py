@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from airflow_distrib.core.errors import ClusterError, JobTerminated
+from airflow_distrib.core.errors import ClusterError, JobNotStarted, JobTerminated
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Action, JobRecord, Phase, next_action
 from airflow_distrib.core.reference import JobRef
@@ -102,6 +102,9 @@ class Jobs(ABC, Generic[R]):
     async def remove(self, ref: JobRef) -> None:
         """Nothing of a finished job is needed any more."""
 
+    async def forget(self, announced: JobRef) -> None:
+        """Remove what was made ready for a job that was never submitted."""
+
     @abstractmethod
     def describe(self, ref: JobRef) -> str:
         """What the log calls it."""
@@ -187,7 +190,13 @@ class RemoteRun(ABC, Generic[R]):
         self._announced = (announced, order.identity)
         await self._check_killed(jobs)
         begin = time.monotonic()
-        self.ref, existed = await jobs.submit(order)
+        try:
+            self.ref, existed = await jobs.submit(order)
+        except JobNotStarted:
+            # The system refused it: there is nothing to look for.
+            self._announced = None
+            await jobs.forget(announced)
+            raise
         self._store.write(Phase.SUBMITTED, self.ref)
         verb = "Found" if existed else "Created"
         self._say(f"{verb} {jobs.describe(self.ref)} in {time.monotonic() - begin:.2f} s")
@@ -276,6 +285,7 @@ class RemoteRun(ABC, Generic[R]):
                     await jobs.cancel(found)
                     return
                 await asyncio.sleep(0.5)
+            await jobs.forget(self._announced[0])
 
 
 def value_or_error(

@@ -64,13 +64,30 @@ def error_of(outcomes_left: Sequence[Outcome], exit_code: int) -> DistribError |
 
 # Every other reason is of a job that never ran.
 _ENDED = {
+    "Cancelled": JobLost,
     "Deleted": JobLost,
+    "Forgotten": JobLost,
     "NodeLost": JobLost,
     "Preempted": JobPreempted,
     "TimedOut": JobTimedOut,
 }
 _NOT_STARTED = frozenset(
     {
+        # Slurm's: what its commands and its pending jobs say.
+        "AccountNotAllowed",
+        "BadConstraints",
+        "BootFailed",
+        "DependencyNeverSatisfied",
+        "InvalidAccount",
+        "InvalidQOS",
+        "JobHeldAdmin",
+        "JobHoldMaxRequeue",
+        "LaunchFailed",
+        "PartitionNodeLimit",
+        "PartitionTimeLimit",
+        "QOSNotAllowed",
+        "launch failed requeued held",
+        # Kubernetes'.
         "CreateContainerConfigError",
         "CreateContainerError",
         "ImagePullFailed",

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from typing import Any, Dict, List, Optional, Set, Union
+from typing import Any, Dict, List, Mapping, Optional, Set, Union
 
 from airflow_distrib.runner import call, outcome, payload, rank, report, streams
 from airflow_distrib.runner.outcome import Outcome
@@ -29,7 +29,7 @@ def main(spec: Spec, node: int) -> int:
     """Run the ranks of node number ``node``; returns the exit status."""
     assert spec.elastic is not None
     try:
-        return _launch(spec, spec.elastic, node)
+        return _launch(spec, of_first_node(spec.elastic, os.environ), node)
     except BaseException as error:  # noqa: BLE001 - the last place where the cause is still known
         if type(error).__name__ == "SignalException":
             # The supervisor forwarded a signal; it reports the job as terminated.
@@ -109,6 +109,20 @@ def _forget_round(folder: str, restart: int, ranks: Set[int]) -> None:
     for each in report.collect(folder):
         if each.rank in ranks and each.restart < restart:
             report.forget(folder, each.rank)
+
+
+def of_first_node(elastic: ElasticSpec, env: Mapping[str, str]) -> ElasticSpec:
+    """Without an endpoint the rendezvous is where MASTER_ADDR says: on the first task of a Slurm job.
+
+    torch would compare the address with this machine's own names, which need not be among them.
+    """
+    if elastic.rdzv_endpoint or "MASTER_ADDR" not in env:
+        return elastic
+    endpoint = "{}:{}".format(env["MASTER_ADDR"], env["MASTER_PORT"])
+    configs = dict(elastic.rdzv_configs)
+    if "SLURM_PROCID" in env:
+        configs.setdefault("is_host", env["SLURM_PROCID"] == "0")
+    return elastic._replace(rdzv_endpoint=endpoint, rdzv_configs=configs)
 
 
 def _rendezvous_configs(elastic: ElasticSpec, node: int) -> Dict[str, Any]:

@@ -41,7 +41,8 @@ class Spec(NamedTuple):
     Attributes:
         mode: :data:`RANKS`, :data:`ENVIRONMENT`, :data:`ELASTIC` or :data:`LAUNCHER`.
         directory: holds the payload, the outcomes and the streams; private to the user. Empty
-            lets the supervisor make one, below ``scratch`` if that is a folder.
+            lets the supervisor make one, below ``scratch`` if that is a folder; it may name
+            environment variables.
         processes: ranks to start (RANKS) or agents to start (ELASTIC).
         log_ranks: ranks whose lines are passed on; None is all of them.
         result_path: where rank 0 writes a result that is too large to travel along.
@@ -107,7 +108,8 @@ def settle(spec: Spec) -> Spec:
     """Give a spec that came without a folder a private one of its own, with itself in it."""
     if spec.directory:
         return spec
-    below = spec.scratch if spec.scratch and os.access(spec.scratch, os.W_OK) else None
+    scratch = os.path.expandvars(spec.scratch or "")
+    below = scratch if scratch and os.access(scratch, os.W_OK) else None
     settled = spec._replace(directory=tempfile.mkdtemp(prefix="airflow-distrib-", dir=below))
     with open(os.path.join(settled.directory, "spec.json"), "w", encoding="utf-8") as file:
         file.write(settled.to_json())

@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
 from airflow_distrib.backends.kubernetes.resource import SYSTEM as KUBERNETES
+from airflow_distrib.backends.slurm.jobs import SYSTEM as SLURM
 from airflow_distrib.hooks.kubernetes import KubernetesHook
+from airflow_distrib.hooks.ssh import SlurmSSHHook
 from airflow_distrib.watching.kubernetes.hub import WatchHub
 from airflow_distrib.watching.kubernetes.job import JobWait
+from airflow_distrib.watching.slurm.job import SlurmHub, SlurmWait
 from airflow_distrib.watching.waiting import Job, Waiting
 
 Say = Callable[[str], None]
@@ -27,4 +30,14 @@ async def _on_kubernetes(waiting: Waiting, say: Say) -> AsyncIterator[Job]:
         yield JobWait(waiting, hub, client, say)
 
 
-_PLACES: dict[str, Callable[[Waiting, Say], AbstractAsyncContextManager[Job]]] = {KUBERNETES: _on_kubernetes}
+@contextlib.asynccontextmanager
+async def _on_slurm(waiting: Waiting, say: Say) -> AsyncIterator[Job]:
+    hub = SlurmHub.current()
+    async with hub.client(waiting.connection, SlurmSSHHook(waiting.connection).asettings) as client:
+        yield SlurmWait(waiting, hub, client, say)
+
+
+_PLACES: dict[str, Callable[[Waiting, Say], AbstractAsyncContextManager[Job]]] = {
+    KUBERNETES: _on_kubernetes,
+    SLURM: _on_slurm,
+}

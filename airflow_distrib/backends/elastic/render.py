@@ -27,7 +27,7 @@ def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
     Args:
         rendezvous_id: must differ between tries, or a new try meets the old one's nodes.
     """
-    idle = cluster_only(config) + [name for name in ("requests", "limits", "restart_policy") if getattr(config, name)]
+    idle = cluster_fields(config)
     if config.calls_directly:
         idle += [name for name in config.serialize() if name in _AGENT_ONLY]
         return LocalPlan(specs.RANKS, 1, config.env or {}, nccl_environment(config), not_applied=tuple(idle))
@@ -39,6 +39,11 @@ def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
         elastic=elastic_spec(config, rendezvous_id),
         not_applied=tuple(idle),
     )
+
+
+def cluster_fields(config: Elastic) -> list[str]:
+    """Fields that are set and that only Kubernetes can honour."""
+    return cluster_only(config) + [name for name in ("requests", "limits", "restart_policy") if getattr(config, name)]
 
 
 def elastic_spec(config: Elastic, rendezvous_id: str) -> ElasticSpec:

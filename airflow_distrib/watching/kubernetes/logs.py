@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,15 +17,10 @@ from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.runner.lines import LineSplitter, shown
 from airflow_distrib.runner.report import FRAME_MARK
+from airflow_distrib.watching.pace import MAX_BYTES, Pace
 
 log = logging.getLogger(__name__)
 
-# Lines a second that one job may bring into the task log for long. A faster log is not cut,
-# it comes later: what the trigger has not read by the end, the worker reads.
-LINES_PER_SECOND = 300
-_BURST = 3000
-# How much of one pod's log the task log takes in all.
-MAX_BYTES = 64 * 1024 * 1024
 # Where a follower may not hold a connection, how often the log is read.
 POLL_SECONDS = 15.0
 # A followed log that is silent for so long is asked for anew: kubelet may have lost it.
@@ -51,21 +45,6 @@ class Position:
     def from_json(cls, values: Any) -> Position:
         """The reverse of :meth:`to_json`."""
         return cls(str(values[0]), int(values[1]), int(values[2])) if values else cls()
-
-
-@dataclass
-class Pace:
-    """Holds a job's lines to :data:`LINES_PER_SECOND`, after a burst."""
-
-    left: float = _BURST
-    at: float = field(default_factory=time.monotonic)
-
-    async def spend(self, lines: int) -> None:
-        """Wait until so many lines may pass."""
-        now = time.monotonic()
-        self.left = min(_BURST, self.left + (now - self.at) * LINES_PER_SECOND) - lines
-        self.at = now
-        await asyncio.sleep(-self.left / LINES_PER_SECOND if self.left < 0 else 0)
 
 
 class PodLog:

@@ -1,0 +1,48 @@
+"""What a shell script leaves, and where it goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from airflow_distrib.backends.slurm.config import absolute_path
+from airflow_distrib.core import config
+from airflow_distrib.core.config import Check
+from airflow_distrib.core.errors import ConfigError
+
+
+def _place(name: str, value: Any) -> str:
+    if not isinstance(value, str | os.PathLike) and not hasattr(value, "protocol"):
+        raise ConfigError(name, f"must be a path or a URL that the Airflow worker can write to; got {value!r}")
+    return config.text(name, str(value))
+
+
+class SlurmOutput(config.Config):
+    """A file or a folder that a script writes.
+
+    Attributes:
+        kind: "file" or "directory".
+        location: where on the cluster the script writes it; by default in the job's private
+            folder, which is removed afterwards.
+        to: where it is copied to, a path or URL that the Airflow worker can write to:
+            ``s3://bucket/model.pt``. None leaves it at its location.
+    """
+
+    kind: str = "file"
+    location: str | None = None
+    to: Any = None
+
+    checks: ClassVar[Mapping[str, Check]] = {
+        "kind": config.one_of("file", "directory"),
+        "location": absolute_path,
+        "to": _place,
+    }
+
+    def check_together(self) -> None:
+        if self.location is None and self.to is None:
+            raise ConfigError("to", "is required without a location, because the private folder is removed")
+
+    def remote(self, folder: str, name: str) -> str:
+        """Where the script writes it."""
+        return self.location or f"{folder}/outputs/{name}"

@@ -1,0 +1,160 @@
+"""Batch scripts: pure text, from a config and what runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from airflow_distrib.backends.slurm.config import PLACE, Slurm
+from airflow_distrib.core.errors import ConfigError
+
+# Variables of the prelude; the user's own script sees them too.
+FOLDER = "AIRFLOW_DISTRIB_FOLDER"
+# Where the ranks of one element, or of the job, leave their outcomes; the runner reads it.
+RANKS = "AIRFLOW_DISTRIB_RANKS"
+_SHELLS = re.compile(r"#!\s*(?:/\S+/env\s+(?:-\S+\s+)*)?(?:\S*/)?(?:ba|da|k|z)?sh\b.*")
+
+# Ports that neither services nor the kernel's own choice take, one for each job of a node.
+_FIRST_PORT, _PORTS = 20000, 10000
+
+# The address by which Slurm itself reaches the first node; a node's name need not resolve.
+_FIRST_NODE = f"""\
+if [ -z "${{MASTER_ADDR:-}}" ]; then
+  airflow_first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  MASTER_ADDR=$(scontrol --oneliner show node "$airflow_first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')
+  MASTER_ADDR=${{MASTER_ADDR:-$airflow_first}}
+fi
+MASTER_PORT=${{MASTER_PORT:-$(({_FIRST_PORT} + SLURM_JOB_ID % {_PORTS}))}}
+export MASTER_ADDR MASTER_PORT
+# srun takes the number of cores from here since Slurm 22.05, and gives each task one otherwise.
+if [ -n "${{SLURM_CPUS_PER_TASK:-}}" ]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi"""
+
+_MODULES = """\
+if ! type module >/dev/null 2>&1; then
+  for airflow_init in /etc/profile.d/modules.sh /etc/profile.d/lmod.sh /usr/share/lmod/lmod/init/bash \
+/usr/share/modules/init/bash; do
+    if [ -r "$airflow_init" ]; then . "$airflow_init"; break; fi
+  done
+fi"""
+
+_CONDA = """\
+airflow_conda=$(command -v conda || echo "${CONDA_EXE:-}")
+if [ -z "$airflow_conda" ]; then echo "airflow_distrib: there is no conda on $(hostname)" >&2; exit 127; fi
+. "$("$airflow_conda" info --base)/etc/profile.d/conda.sh"
+"""
+
+
+def is_shell(script: str) -> bool:
+    """Whether a script is one of sh, bash and the like; one that does not say is."""
+    first = script.partition("\n")[0]
+    return not first.startswith("#!") or bool(_SHELLS.fullmatch(first.strip()))
+
+
+def with_prelude(script: str, prelude: Sequence[str]) -> str:
+    """A batch script with lines before its first command, after its ``#SBATCH`` lines."""
+    lines = script.replace("\r\n", "\n").splitlines()
+    if not lines or not lines[0].startswith("#!"):
+        lines.insert(0, "#!/bin/bash")
+    head = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    return "\n".join([*lines[:head], *prelude, *lines[head:]]) + "\n"
+
+
+def prelude(folder: str, environment: Mapping[str, str]) -> list[str]:
+    """Where the job's folder is, how the script ends, and the user's environment."""
+    lines = [f"{FOLDER}={shlex.quote(folder)}"]
+    # For a job that Slurm has forgotten by the time anybody asks.
+    exit_file = f'"${FOLDER}/exit${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}"'
+    lines.append(f'trap \'printf "%s\\n" "$?" >{exit_file}\' EXIT')
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    return lines
+
+
+def of_function(
+    config: Slurm, folder: str, python: str, *, arguments: Sequence[str], defaults: Mapping[str, str]
+) -> str:
+    """The batch script of a function's ranks.
+
+    Args:
+        arguments: further options of srun.
+        defaults: environment variables that the user's own win over.
+    """
+    environment = {**defaults, **(config.env or {})}
+    body = [*_python(config), *(config.setup or ()), _FIRST_NODE]
+    if config.master_port is not None:
+        body.insert(0, f"MASTER_PORT={int(config.master_port)}")
+    ranks = _ranks(config, folder, python, arguments)
+    script = config.script or f"#!/bin/bash\n{PLACE}\n"
+    if not is_shell(script):
+        raise ConfigError("script", "must be a script of sh or bash, where the ranks can be started")
+    before = [*prelude(folder, environment), *_strictly(body), *_clean_start()]
+    return with_prelude(script, before).replace(PLACE, ranks)
+
+
+def _strictly(lines: list[str]) -> list[str]:
+    """Stop at the first of our lines that fails, but leave the user's script its own mode."""
+    return ["set -e", *lines, "set +e"]
+
+
+def _clean_start() -> list[str]:
+    """A job that Slurm starts again must not find what the ranks of its first start left."""
+    place = f'"${RANKS}"'
+    return [
+        f'export {RANKS}="${FOLDER}/ranks${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}"',
+        f"rm -rf -- {place}",
+        f"mkdir -p -- {place}",
+    ]
+
+
+def _python(config: Slurm) -> list[str]:
+    lines = []
+    if config.modules:
+        lines += [_MODULES, *(f"module load {shlex.quote(name)}" for name in config.modules)]
+    if config.conda_env:
+        lines.append(f"{_CONDA}conda activate {shlex.quote(config.conda_env)}")
+    if config.venv:
+        lines.append(f". {path(config.venv)}/bin/activate")
+    return lines
+
+
+def path(given: str) -> str:
+    """A path as a word of shell; ``~/`` is the user's home there."""
+    if given == "~":
+        return '"$HOME"'
+    return f'"$HOME"/{shlex.quote(given[2:])}' if given.startswith("~/") else shlex.quote(given)
+
+
+def _ranks(config: Slurm, folder: str, python: str, arguments: Sequence[str]) -> str:
+    """The command that starts the ranks."""
+    interpreter = path(python)
+    runner = [interpreter, "-u", shlex.quote(f"{folder}/runner.pyz"), shlex.quote(f"{folder}/spec.json")]
+    if config.apptainer_image:
+        inside = ["exec", "--bind", folder, *(config.apptainer_options or ()), config.apptainer_image]
+        runner = ['"$(command -v apptainer || command -v singularity)"', *map(shlex.quote, inside), *runner]
+    found = [*_srun(config, folder, arguments), *runner]
+    else_one = "" if found[0] == "srun" else "SLURM_NTASKS=${SLURM_NTASKS:-1} "
+    check = ""
+    if not (config.apptainer_image or config.container_image):
+        told = f"airflow_distrib: there is no Python {python!r} on node $(hostname): set python=, modules=, venv= or "
+        told += "conda_env="
+        check = f"command -v {interpreter} >/dev/null || {{ echo {_double(told)} >&2; exit 127; }}\n"
+    return check + else_one + " ".join(found)
+
+
+def _double(text: str) -> str:
+    """Text in double quotes in which only ``$(hostname)`` is the shell's."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("`", "\\`").replace("$", "\\$")
+    return '"' + escaped.replace("\\$(hostname)", "$(hostname)") + '"'
+
+
+def _srun(config: Slurm, folder: str, arguments: Sequence[str]) -> list[str]:
+    if not config.uses_srun and not arguments:
+        return []
+    # One rank that fails ends the others, which would wait for it.
+    words = ["--kill-on-bad-exit=1", *arguments]
+    if config.components:
+        words.append(f"--het-group=0-{len(config.components)}")
+    if config.container_image:
+        mounts = [f"{folder}:{folder}", *(config.container_mounts or ())]
+        words += [f"--container-image={config.container_image}", f"--container-mounts={','.join(mounts)}"]
+    return ["srun", *map(shlex.quote, [*words, *(config.srun_options or ())])]

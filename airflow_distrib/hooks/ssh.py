@@ -1,0 +1,189 @@
+"""The ``ssh`` connection of Airflow, as this package uses it: to a login node of a Slurm."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from airflow_distrib.clients.ssh import SshClient, SshSettings
+from airflow_distrib.core import config as configs
+from airflow_distrib.core.errors import ClusterError, ConfigError, DistribError
+
+DEFAULT = "ssh_default"
+# Jump hosts behind jump hosts, at most.
+_MOST_JUMPS = 5
+
+# Fields of the extra that Airflow's own provider reads and that change what we would do.
+_NOT_SUPPORTED = ("ciphers", "disabled_algorithms")
+
+
+class SlurmSSHHook(BaseHook):
+    """Makes clients from a connection of type ``ssh``.
+
+    Host, port, login and password are the connection's own. Its extra is that of Airflow's
+    own provider (``key_file``, ``private_key``, ``private_key_passphrase``, ``host_key``,
+    ``no_host_key_check``, ``conn_timeout``, ``host_proxy_cmd``), and in addition
+    ``certificate``, ``known_hosts`` (a path, or the lines themselves), ``jump_conn_id``,
+    ``agent`` (false to leave a running ssh-agent alone), ``slurm_path`` and ``workdir``.
+    Unlike there, the host key is checked unless ``no_host_key_check`` is true.
+
+    Args:
+        ssh_conn_id: id of the connection.
+    """
+
+    conn_name_attr = "ssh_conn_id"
+    default_conn_name = DEFAULT
+    conn_type = "ssh"
+    hook_name = "SSH"
+
+    def __init__(self, ssh_conn_id: str = DEFAULT) -> None:
+        super().__init__()
+        self.ssh_conn_id = ssh_conn_id
+
+    def settings(self) -> SshSettings:
+        """Read the connection, and those of its jump hosts.
+
+        Raises:
+            ConfigError: there is none, or it holds something that cannot work.
+        """
+        return _settings(self.ssh_conn_id, self._get, 0)
+
+    def _get(self, connection: str) -> Any:
+        try:
+            return self.get_connection(connection)
+        except AirflowNotFoundException:
+            raise _missing(connection) from None
+
+    async def asettings(self) -> SshSettings:
+        """Read the connection from within an event loop, as a trigger has to."""
+        found: dict[str, Any] = {}
+        name: str | None = self.ssh_conn_id
+        while name and name not in found and len(found) <= _MOST_JUMPS:
+            try:
+                found[name] = await self.aget_connection(name)
+            except AirflowNotFoundException:
+                raise _missing(name) from None
+            name = found[name].extra_dejson.get("jump_conn_id")
+        return _settings(self.ssh_conn_id, found.__getitem__, 0)
+
+    def get_conn(self) -> SshClient:
+        """A client; use it inside the event loop that calls this."""
+        return SshClient(self.settings())
+
+    def test_connection(self) -> tuple[bool, str]:
+        """For the *Test* button: Slurm's version, or what is missing."""
+        try:
+            return True, asyncio.run(self._look())
+        except DistribError as error:
+            return False, str(error)
+
+    async def _look(self) -> str:
+        settings = self.settings()
+        async with SshClient(settings, attempts=1) as client:
+            found = await client.run("sbatch --version && scontrol ping")
+            if found.code == 127:
+                raise ClusterError(
+                    f"{settings.place} answers, but its shell finds no sbatch: set slurm_path in the connection's extra"
+                )
+            if found.code:
+                raise ClusterError(f"{settings.place} answers, but Slurm does not: {(found.err or found.out).strip()}")
+            await client.read("/dev/null")
+            version, _, controller = found.out.strip().partition("\n")
+            return f"{version} at {settings.place}; {' '.join(controller.split())}"
+
+
+def _missing(connection: str) -> ConfigError:
+    return ConfigError("ssh_conn_id", f"there is no connection {connection!r}: make one of type ssh")
+
+
+def _settings(connection_id: str, get: Callable[[str], Any], jumps: int) -> SshSettings:
+    if jumps > _MOST_JUMPS:
+        raise ConfigError(f"connection {connection_id!r}", "jump_conn_id leads in a circle")
+    connection = get(connection_id)
+    settings = settings_of(connection)
+    jump = connection.extra_dejson.get("jump_conn_id")
+    if not jump:
+        return settings
+    return SshSettings(**{**vars(settings), "jump": _settings(str(jump), get, jumps + 1)})
+
+
+def settings_of(connection: Any) -> SshSettings:
+    """Settings from a connection, without those of its jump host.
+
+    Raises:
+        ConfigError: a field holds something that cannot work.
+    """
+    where = f"connection {connection.conn_id!r}"
+    extra = connection.extra_dejson
+    if connection.conn_type != "ssh":
+        raise ConfigError(where, f"must be of type ssh, not {connection.conn_type!r}")
+    if not connection.host:
+        raise ConfigError(where, "has no host")
+    for name in _NOT_SUPPORTED:
+        if extra.get(name):
+            raise ConfigError(where, f"{name} in its extra is not supported here; put it into ~/.ssh/config")
+    if extra.get("allow_host_key_change") and _flag(where, extra, "allow_host_key_change"):
+        raise ConfigError(where, "allow_host_key_change is not supported: set no_host_key_check, or mend known_hosts")
+    return SshSettings(
+        host=connection.host,
+        port=int(connection.port or 22),
+        username=connection.login or None,
+        password=connection.password or None,
+        private_keys=_keys(where, extra),
+        passphrase=extra.get("private_key_passphrase") or None,
+        use_agent=_flag(where, extra, "agent", default=True),
+        known_hosts=_known_hosts(where, extra.get("known_hosts")),
+        host_key=_host_key(extra.get("host_key")),
+        any_host=_flag(where, extra, "no_host_key_check"),
+        proxy_command=extra.get("host_proxy_cmd") or None,
+        connect_timeout=configs.seconds()(f"{where} conn_timeout", extra.get("conn_timeout") or 30),
+        slurm_path=str(extra.get("slurm_path") or ""),
+        workdir=str(extra.get("workdir") or ""),
+    )
+
+
+def _flag(where: str, extra: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
+    value = extra.get(name)
+    return default if value in (None, "") else configs.flag(f"{where} {name}", value)
+
+
+def _keys(where: str, extra: Mapping[str, Any]) -> tuple[tuple[str, str | None], ...]:
+    key, file = extra.get("private_key"), extra.get("key_file")
+    if key and file:
+        raise ConfigError(where, "says both private_key and key_file; leave one of them")
+    if file:
+        key = _text(where, "key_file", file)
+    certificate = extra.get("certificate") or None
+    if not key:
+        if certificate:
+            raise ConfigError(where, "certificate needs the private_key or key_file that it is for")
+        return ()
+    # Keys pasted into one line of JSON or an environment variable.
+    return ((str(key).replace("\\n", "\n").strip() + "\n", certificate),)
+
+
+def _known_hosts(where: str, value: Any) -> str | None:
+    if not value:
+        return None
+    text = str(value)
+    return text if len(text.split()) > 1 else _text(where, "known_hosts", text)
+
+
+def _text(where: str, name: str, path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(where, f"{name} {path!r} cannot be read where Airflow runs: {error}") from None
+
+
+def _host_key(value: Any) -> str | None:
+    """Airflow's own provider also takes a key without its type, which then is RSA."""
+    if not value:
+        return None
+    text = str(value).strip()
+    return text if " " in text else f"ssh-rsa {text}"
