@@ -242,6 +242,10 @@ class RemoteRun(ABC, Generic[R]):
             # The result is there, but cannot be read now: a later try may.
             raise
         except BaseException:
+            if ending.succeeded is None:
+                # Its time is over, or it is stuck: the trigger may not have been able to end it.
+                with contextlib.suppress(ClusterError):
+                    await jobs.cancel(waiting.ref)
             await self._remove(jobs, order, waiting.ref, succeeded=False)
             raise
         await self._remove(jobs, order, waiting.ref, succeeded=True)
