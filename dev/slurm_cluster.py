@@ -8,14 +8,17 @@ for them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from airflow_stack import free_port, wait_for
 
@@ -290,9 +293,56 @@ class SlurmCluster:
             raise RuntimeError(f"{command}: {done.stderr}")
         return done.stdout
 
-    def jobs(self) -> list[str]:
-        """Jobs that are not over: id, name and state."""
-        return [line for line in self.run("squeue", "-h", "-o", "%i %j %T").splitlines() if line]
+    def connection(self, **extra: Any) -> str:
+        """A connection of Airflow's to the SSH server, as JSON."""
+        whole = {"private_key": self.private_key, "host_key": self.host_key, **extra}
+        kept = {name: value for name, value in whole.items() if value is not None}
+        fields = {"conn_type": "ssh", "host": "127.0.0.1", "port": self.ssh_port, "login": USER, "extra": kept}
+        return json.dumps(fields)
+
+    def jobs_of(self, run: str, *, over: bool = False) -> dict[str, str]:
+        """Jobs of a DAG run by id, with their comments."""
+        states = ["--states=all"] if over else []
+        lines = self.run("squeue", "-h", "-o", "%F|%k", *states).splitlines()
+        return dict(line.split("|", 1) for line in lines if f" {run} " in line)
+
+    def job(self, run: str) -> str:
+        """The one job of a DAG run, once it was submitted."""
+        found = wait_for(f"a job of {run}", lambda: self.jobs_of(run, over=True), 90)
+        assert len(found) == 1, found
+        return next(iter(found))
+
+    def wait_for_nothing_left(self, run: str) -> None:
+        """No job goes on, and none of the run's folders is there."""
+        tasks = {comment.rpartition("=")[2] for comment in self.jobs_of(run, over=True).values()}
+        wait_for(f"jobs of {run} to end", lambda: not self.jobs_of(run), 60)
+        wait_for(f"folders of {run} to go", lambda: not tasks & set(self.folders()), 60)
+
+    def nodes_of(self, job: str) -> list[str]:
+        """Nodes that a job runs on."""
+        names = self.run("squeue", "-h", "-j", job, "-o", "%N").strip()
+        return self.run("scontrol", "show", "hostnames", names).split()
+
+    def folders(self) -> list[str]:
+        """Digests of the tasks that have a folder."""
+        return [path.name for path in (self.home / ".airflow-distrib").glob("*")]
+
+    def python(self) -> str:
+        """An interpreter of this one's version that the user may run."""
+        name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        if found := shutil.which(name, path="/usr/local/bin:/usr/bin"):
+            return found
+        # It may lie in root's home.
+        copy = self.folder / "python"
+        if not copy.exists():
+            leave = shutil.ignore_patterns("test", "tests", "site-packages", "__pycache__")
+            shutil.copytree(sys.base_prefix, copy, ignore=leave, symlinks=True)
+            subprocess.run(["chmod", "-R", "a+rX", copy], check=True)
+        return str(copy / "bin" / name)
+
+    def readable(self, path: Path) -> bool:
+        """Whether the user may read a file."""
+        return subprocess.run(["test", "-r", path], user=USER, check=False).returncode == 0
 
     def processes(self) -> list[int]:
         """Processes of the user, without those of SSH."""

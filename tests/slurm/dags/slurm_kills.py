@@ -1,0 +1,160 @@
+"""Jobs that hang until somebody ends them, and workers that die at chosen moments."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import dag, task
+
+from airflow_distrib import Slurm, SlurmOperator
+from airflow_distrib.backends.slurm.jobs import SlurmJobs
+from airflow_distrib.core.record import Phase
+from airflow_distrib.operators.store import RecordStore
+
+PYTHON = os.environ.get("SLURM_PYTHON", "python3")
+AGAIN = {"retries": 1, "retry_delay": timedelta(seconds=1)}
+PAIR = Slurm(ntasks=2, nodes=2)
+
+
+def hang(seconds: float) -> str:
+    """Say which job this is, after a while."""
+    import os
+    import time
+
+    print("hanging now", flush=True)
+    time.sleep(seconds)
+    return os.environ["SLURM_JOB_ID"]
+
+
+@dag(schedule=None, catchup=False, params={"seconds": "600"})
+def slurm_hanging() -> None:
+    """Runs for as long as it is told."""
+
+    @task.slurm(PAIR, python=PYTHON, **AGAIN)
+    def wait(seconds: str) -> str:
+        return hang(float(seconds))
+
+    wait("{{ 1 if ti.try_number > 1 else params.seconds }}")
+
+
+@dag(schedule=None, catchup=False, params={"seconds": "600"})
+def slurm_waiting() -> None:
+    """Never gets its nodes."""
+
+    @task.slurm(Slurm(begin="now+1hour"), python=PYTHON)
+    def wait() -> str:
+        return hang(600)
+
+    wait()
+
+
+@dag(schedule=None, catchup=False, params={"seconds": "600"})
+def slurm_held() -> None:
+    """Holds its worker."""
+
+    @task.slurm(PAIR, python=PYTHON, deferrable=False)
+    def wait() -> str:
+        return hang(600)
+
+    wait()
+
+
+@dag(schedule=None, catchup=False)
+def slurm_overdue() -> None:
+    """Runs longer than it may."""
+
+    @task.slurm(PAIR, python=PYTHON, execution_timeout=timedelta(seconds=20))
+    def wait() -> str:
+        return hang(600)
+
+    wait()
+
+
+@dag(schedule=None, catchup=False)
+def slurm_chatty() -> None:
+    """Writes more than one piece of log, slowly enough to be cut in between."""
+
+    @task.slurm(python=PYTHON)
+    def wait() -> int:
+        import time
+
+        for number in range(2000):
+            print(f"line {number} " + "x" * 200, flush=True)
+            time.sleep(0.01)
+        return 2000
+
+    wait()
+
+
+def die() -> None:
+    """As a worker dies that ran out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _DyingOperator(SlurmOperator):
+    """Kills its own process in the first try, at a moment of the test's choosing."""
+
+    moment = ""
+
+    def execute(self, context: Any) -> Any:
+        self._arm(context)
+        return super().execute(context)
+
+    def execute_complete(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+        self._arm(context)
+        if self.moment == "before_the_result" and context["ti"].try_number == 1:
+            die()
+        return super().execute_complete(context, *args, **kwargs)
+
+    def _arm(self, context: Any) -> None:
+        if context["ti"].try_number > 1:
+            return
+        submit, send, write = SlurmJobs.submit, SlurmJobs._send, RecordStore.write
+
+        async def dying_submit(self: Any, *args: Any) -> Any:
+            if _moment == "before_submit":
+                die()
+            result = await submit(self, *args)
+            if _moment == "between_submit_and_record":
+                die()
+            return result
+
+        async def dying_send(self: Any, *args: Any) -> None:
+            await send(self, *args)
+            if _moment == "with_files_only":
+                die()
+
+        def dying_write(self: Any, phase: Phase, *args: Any) -> None:
+            write(self, phase, *args)
+            if (_moment, phase) in (("after_record", Phase.SUBMITTED), ("with_the_result", Phase.RESUMED)):
+                die()
+
+        _moment = self.moment
+        SlurmJobs.submit = dying_submit  # type: ignore[method-assign]
+        SlurmJobs._send = dying_send  # type: ignore[method-assign]
+        RecordStore.write = dying_write  # type: ignore[method-assign]
+
+
+def _dies(moment: str) -> Callable[[], None]:
+    @dag(dag_id=f"slurm_dies_{moment}", schedule=None, catchup=False)
+    def made() -> None:
+        kind = type("DyingOperator", (_DyingOperator,), {"moment": moment})
+        kind(task_id="wait", task_config=PAIR, python_callable=hang, op_args=[4.0], python=PYTHON, **AGAIN)
+
+    return made
+
+
+slurm_hanging()
+slurm_waiting()
+slurm_held()
+slurm_overdue()
+slurm_chatty()
+for _each in (
+    *("before_submit", "with_files_only", "between_submit_and_record", "after_record"),
+    *("before_the_result", "with_the_result"),
+):
+    globals()[f"slurm_dies_{_each}"] = _dies(_each)()
