@@ -31,7 +31,7 @@ class SlurmOutput(config.Config):
 
     kind: str = "file"
     location: str | None = None
-    to: Any = None
+    to: str | os.PathLike[str] | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
         "kind": config.one_of("file", "directory"),

@@ -1,0 +1,131 @@
+"""Values in shell scripts: run by a real bash, whatever they hold."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_distrib.backends.slurm.interpolation import assignments, interpolated, text_of
+from airflow_distrib.core.errors import ConfigError
+
+NASTY = "a b $(touch was-here) `touch was-here` \"q\" 's' \\ \n{x} ${HOME} * ;&|<>! #"
+
+# Scripts that print the value once, one for each way to quote.
+PLACES = [
+    "printf %s {inputs.a}",
+    'printf %s "{inputs.a}"',
+    "printf %s '{inputs.a}'",
+    "printf %s $'{inputs.a}'",
+    'printf %s "$(printf %s {inputs.a})"',
+    "printf %s \"$(printf %s '{inputs.a}')\"",
+    'x=`printf %s {inputs.a}`; printf %s "$x"',
+    "printf %s ${nothing:-{inputs.a}}",
+    'printf %s "${nothing:-{inputs.a}}"',
+    'x={inputs.a}; printf %s "$x"',
+    "f() { printf %s {inputs.a}; }; f",
+    'for each in {inputs.a}; do printf %s "$each"; done',
+    "case {inputs.a} in *) printf %s {inputs.a};; esac",
+    "if [[ {inputs.a} == {inputs.a} ]]; then printf %s {inputs.a}; fi",
+    'xs=({inputs.a} b); printf %s "${xs[0]}"',
+    "bash -c 'printf %s \"$1\"' _ {inputs.a}",
+    "# {inputs.nothing} it's\nprintf %s {inputs.a}",
+    "echo x#y >/dev/null; printf %s {inputs.a}",
+    'awk \'BEGIN { printf "%s", ENVIRON["V"] }\' </dev/null >/dev/null; printf %s {inputs.a}',
+    "(printf %s {inputs.a})",
+    "cat <<'E' >/dev/null\n$(x) 'it\nE\nprintf %s {inputs.a}",
+    'cat <<-E >/dev/null\n\t"it\n\tE\nprintf %s {inputs.a}',
+]
+
+
+def bash(script: str, value: str, folder: Path) -> str:
+    """What a script prints with a value."""
+    values = {"inputs": {"a": value}}
+    whole = "\n".join([*assignments(values), interpolated(script, values)])
+    done = subprocess.run(["bash"], input=whole.encode(), cwd=folder, capture_output=True, check=False)
+    assert done.stderr == b"", (script, done.stderr)
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize("script", PLACES)
+def test_a_value_arrives_as_it_is(script: str, tmp_path: Path) -> None:
+    """Neither split nor expanded nor run, however its place is quoted."""
+    assert bash(script, NASTY, tmp_path) == NASTY
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(value=st.text(st.characters(blacklist_characters="\0\r", blacklist_categories=["Cs"]), max_size=40))
+def test_any_text_arrives_as_it_is(value: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All places in one script."""
+    script = "\n".join(f"{place}\nprintf '\\001'" for place in PLACES[:6])
+    expected = "".join(
+        f"{value}\1" if number != 4 and number != 5 else f"{value.rstrip(chr(10))}\1" for number in range(6)
+    )
+    assert bash(script, value, tmp_path_factory.getbasetemp()) == expected
+
+
+def test_a_here_document_takes_values_too(tmp_path: Path) -> None:
+    """With the shell's own expansions around them."""
+    assert bash('cat <<E\n"{inputs.a}" it\'s $((1+1))\nE', NASTY, tmp_path) == f'"{NASTY}" it\'s 2\n'
+
+
+def test_everything_else_stays_as_it_is() -> None:
+    """All braces but ours are the shell's."""
+    script = "xs=(1 2); echo ${#xs[@]} {1..3} {a,b} ${x:-{}} $(f) '{inputs}' {inputs.} {input.a} {{inputs.b}\n"
+    with pytest.raises(ConfigError, match=r"line 1 says \{inputs.b\}, but inputs has a"):
+        interpolated(script, {"inputs": {"a": "1"}})
+    rest = script.replace("{{inputs.b}", "")
+    assert interpolated(rest, {"inputs": {"a": "1"}}) == rest
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo $(( {inputs.a} ))", "in arithmetic"),
+        ("(( {inputs.a} > 1 ))", "in arithmetic"),
+        ("x[{inputs.a}]=1", "as an index"),
+        ("echo ${x[{inputs.a}]}", "in ${...}"),
+        ("echo ${x:{inputs.a}}", "in ${...}"),
+        ("[[ {inputs.a} -eq 1 ]]", "in a comparison of numbers"),
+        ("[[ 1 -lt {inputs.a} ]]", "in a comparison of numbers"),
+        ("let y={inputs.a}", "for let or eval"),
+        ("eval {inputs.a}", "for let or eval"),
+        ('bash -c "echo {inputs.a}"', "in the text of another shell"),
+        ("cat <<'E'\n{inputs.a}\nE", "a quoted delimiter"),
+        ("cat <<E\n$(echo {inputs.a})\nE", "in a substitution inside a here-document"),
+    ],
+)
+def test_where_the_shell_evaluates_a_text_it_is_refused(script: str, why: str) -> None:
+    """A number may stand in most of these places."""
+    with pytest.raises(ConfigError) as refused:
+        interpolated(script, {"inputs": {"a": "x[$(id)]"}})
+    assert why in str(refused.value)
+    if "cat" not in script:
+        interpolated(script, {"inputs": {"a": "-12"}})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "true"),
+        (1.5, "1.5"),
+        ("x", "x"),
+        ([1, "b"], '[1, "b"]'),
+        ({"a": None}, '{"a": null}'),
+        (Path("/x"), "/x"),
+    ],
+)
+def test_values_have_one_text(value: object, text: str) -> None:
+    """Lists and mappings are JSON."""
+    assert text_of("inputs.x", value) == text
+
+
+@pytest.mark.parametrize("value", [None, object(), "a\0b", {1, 2}])
+def test_what_a_shell_cannot_hold_is_refused(value: object) -> None:
+    """With the input's name."""
+    with pytest.raises(ConfigError, match=r"^inputs\.x: "):
+        text_of("inputs.x", value)

@@ -1,0 +1,140 @@
+"""What Slurm prints, as it was recorded (22.05) or as its manuals show it, and what it means."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_distrib.backends.slurm import status
+from airflow_distrib.backends.slurm.status import Part, aggregated, from_sacct, from_scontrol, from_squeue
+from airflow_distrib.core.errors import ClusterError
+from airflow_distrib.core.status import JobState, Retry
+
+SQUEUE = """\
+CLUSTER: lab
+3_0|COMPLETED|None|wrap
+3_[4-9%2]|PENDING|JobArrayTaskLimit|wrap
+1|RUNNING|None|with | bar
+9+0|COMPLETED|None|het
+9+1|FAILED|NonZeroExitCode|het
+21|PENDING|DependencyNeverSatisfied|wrap
+not a line
+"""
+SACCT = """\
+1|FAILED|3:0|None|n1|wrap
+3_0|COMPLETED|0:0|None|n[1-2]|wrap
+8|CANCELLED by 1001|0:0|None|n1|foo
+22|OUT_OF_MEMORY|0:125|None|n1|wrap
+23|CANCELLED+|0:0|None|None assigned|wrap
+"""
+SCONTROL = (
+    "JobId=1 JobName=wrap it UserId=me(1001) GroupId=me(1001) MCS_label=N/A Priority=4294901759 JobState=FAILED "
+    "Reason=NonZeroExitCode Dependency=(null) Requeue=1 ExitCode=3:0 NodeList=n1 BatchHost=n1 "
+    "StdErr=/home/my folder/slurm-1.out StdIn=/dev/null StdOut=/home/my folder/slurm-1.out Power= \n"
+    "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=a JobState=RUNNING Reason=None ExitCode=0:9 NodeList=n2\n"
+    "JobId=12 ArrayJobId=12 ArrayTaskId=1-3%1 ArrayTaskThrottle=1 JobName=a JobState=PENDING Reason=Resources\n"
+    "JobId=10 HetJobId=9 HetJobOffset=1 JobName=h JobState=COMPLETED Reason=None ExitCode=0:0 NodeList=n3\n"
+)
+
+
+def test_the_queue_is_read_by_job_and_part() -> None:
+    """Elements, components, and names that hold the separator."""
+    found = from_squeue(SQUEUE)
+    assert set(found) == {"3", "1", "9", "21"}
+    assert [part.index for part in found["3"].values()] == ["0", "[4-9%2]"]
+    assert found["1"]["+"] == Part("1", state="RUNNING", name="with | bar")
+    assert [part.component for part in found["9"].values()] == ["0", "1"]
+
+
+def test_the_accounting_tells_exit_status_and_who_cancelled() -> None:
+    """States may be cut, or followed by a user."""
+    found = from_sacct(SACCT)
+    assert (found["1"]["+"].exit_code, found["1"]["+"].nodes) == (3, "n1")
+    assert (found["8"]["+"].state, found["8"]["+"].by) == ("CANCELLED", "1001")
+    assert found["22"]["+"].exit_code == -125
+    assert found["23"]["+"].state == "CANCELLED"
+
+
+def test_the_controller_tells_the_rest() -> None:
+    """Values may hold blanks; elements and components belong to their first job."""
+    found = from_scontrol(SCONTROL)
+    assert (found["1"]["+"].exit_code, found["1"]["+"].name) == (3, "wrap it")
+    assert {part.index: part.state for part in found["12"].values()} == {"0": "RUNNING", "[1-3%1]": "PENDING"}
+    assert found["9"]["+1"].state == "COMPLETED"
+    fields = status.fields_of(SCONTROL.splitlines()[0])
+    assert fields["StdOut"] == fields["StdErr"] == "/home/my folder/slurm-1.out"
+
+
+@pytest.mark.parametrize(
+    ("states", "whole"),
+    [
+        ([], JobState.QUEUED),
+        (["PENDING"], JobState.QUEUED),
+        (["CONFIGURING"], JobState.QUEUED),
+        (["REQUEUED"], JobState.QUEUED),
+        (["COMPLETED", "PENDING"], JobState.QUEUED),
+        (["COMPLETED", "FAILED", "RUNNING"], JobState.RUNNING),
+        (["COMPLETING"], JobState.RUNNING),
+        (["SUSPENDED"], JobState.SUSPENDED),
+        (["COMPLETED", "COMPLETED"], JobState.SUCCEEDED),
+        (["COMPLETED", "TIMEOUT"], JobState.FAILED),
+        (["OUT_OF_MEMORY"], JobState.FAILED),
+        (["NODE_FAIL"], JobState.FAILED),
+        (["SOMETHING_NEW"], JobState.RUNNING),
+    ],
+)
+def test_a_job_is_over_when_all_its_parts_are(states: list[str], whole: JobState) -> None:
+    """A state that this version does not know is waited for."""
+    assert aggregated(Part("1", str(n), state=state) for n, state in enumerate(states)).state is whole
+
+
+@pytest.mark.parametrize("state", [each for each, found in status.STATES.items() if found is JobState.FAILED])
+def test_every_failure_has_a_name_and_an_advice(state: str) -> None:
+    """And says what Slurm said."""
+    part = Part("7", "2", state=state, exit_code=-9, nodes="n1", by="1001", reason="Why")
+    problem = status.problem_of([part, Part("7", "3", state="COMPLETED")], ["the end"])
+    assert problem.advice
+    for text in (f"job 7_2 is {state} by user id 1001, signal 9 on n1 (Why)", "    the end"):
+        assert text in problem.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "slurmstepd: error: StepId=22.batch exceeded memory limit (422395904 > 62914560), being killed",
+        "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.batch.",
+        "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0. Some of the step tasks have been OOM Killed.",
+    ],
+)
+def test_memory_that_ran_out_is_seen_in_the_output_too(line: str) -> None:
+    """Without control groups Slurm only says FAILED."""
+    assert status.problem_of([Part("1", state="FAILED")], [line]).reason == "OutOfMemory"
+    assert status.problem_of([Part("1", state="FAILED")], ["something else"]).reason == "JobFailed"
+
+
+@pytest.mark.parametrize(
+    ("reason", "retry"),
+    [
+        ("DependencyNeverSatisfied", Retry.CANNOT_HELP),
+        ("PartitionTimeLimit", Retry.CANNOT_HELP),
+        ("JobHeldAdmin", Retry.MAY_HELP),
+        ("launch failed requeued held", Retry.MAY_HELP),
+        ("Resources", None),
+        ("Priority", None),
+        ("QOSMaxJobsPerUserLimit", None),
+    ],
+)
+def test_reasons_that_never_pass_are_known(reason: str, retry: Retry | None) -> None:
+    """All others are waited for."""
+    found = status.stuck([Part("1", state="PENDING", reason=reason)])
+    assert (found[0].retry if found else None) is retry
+    assert status.stuck([Part("1", state="RUNNING", reason=reason)]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("12\n", ("12", "")), ("12;north\n", ("12", "north")), ("warning: x\n7", ("7", ""))]
+)
+def test_the_answer_of_sbatch_is_read(text: str, expected: tuple[str, str]) -> None:
+    """With the cluster of a federation."""
+    assert status.submitted(text) == expected
+    with pytest.raises(ClusterError, match="no job id"):
+        status.submitted("Submitted batch job 12 on cluster x")
