@@ -91,7 +91,7 @@ def _options() -> dict[str, Any]:
         "job_url_template": {
             "description": "Address of a job in a dashboard of yours, shown as a button on the task. It may hold "
             "``{dag_id}``, ``{run_id}``, ``{task_id}``, ``{map_index}``, ``{try_number}``, ``{job_name}``, "
-            "``{job_uid}``, ``{namespace}`` and ``{kind}``.",
+            "``{job_uid}`` (on Slurm the job's id), ``{namespace}``, ``{kind}`` and ``{cluster}``.",
             "version_added": "0.1.0",
             "type": "string",
             "example": "https://grafana.example/d/jobs?var-job={job_name}",

@@ -53,6 +53,7 @@ def _values(operator: Any, ti_key: TaskInstanceKey) -> dict[str, str]:
         "job_uid": ref.uid if ref else "",
         "namespace": ref.address.get("namespace", "") if ref else "",
         "kind": ref.address.get("kind", "") if ref else "",
+        "cluster": ref.address.get("cluster", "") if ref else "",
     }
 
 

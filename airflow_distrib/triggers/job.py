@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 # States in which the task goes on to, or comes from, this trigger's own event.
 _GOES_ON = frozenset({"scheduled", "queued", "running", "restarting", "up_for_retry", "up_for_reschedule", "None"})
 
+# An event sooner than that after the deferral may come to a scheduler that has not yet heard of the
+# first leg's end; it then takes that for the end of the second, and fails the task.
+EARLIEST_SECONDS = 5.0
+
 # Kills that go on after Airflow has given up waiting for on_kill.
 _killing: set[asyncio.Task[None]] = set()
 
@@ -43,11 +47,13 @@ class JobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait; whatever goes wrong becomes an event, because an exception would lose the job."""
+        began = asyncio.get_running_loop().time()
         try:
             event = await self._wait()
         except Exception as error:
             self.log.exception("Waiting for the job failed")
             event = {"error": f"{type(error).__name__}: {error}"}
+        await asyncio.sleep(began + EARLIEST_SECONDS - asyncio.get_running_loop().time())
         # Airflow cancels what is still running after its event, and takes that for a kill.
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # Airflow's

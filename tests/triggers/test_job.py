@@ -66,6 +66,12 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[FakeKubernetes],
     return start
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events need not wait for a scheduler here."""
+    monkeypatch.setattr(triggers, "EARLIEST_SECONDS", 0.0)
+
+
 def trigger(**fields: Any) -> JobTrigger:
     """For the job, without its log."""
     made = JobTrigger(Waiting(REF, "c", logs=False, **fields).to_json())

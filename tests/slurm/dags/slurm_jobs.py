@@ -68,7 +68,7 @@ def slurm_good() -> None:
         print("element", element)
         return element * element
 
-    @task.slurm(Slurm(ntasks=1, mem="50M", components=[{"ntasks": 2, "mem": "50M"}]), python=PYTHON, log_ranks="all")
+    @task.slurm(Slurm(ntasks=1, mem="200M", components=[{"ntasks": 2, "mem": "200M"}]), python=PYTHON, log_ranks="all")
     def components() -> str:
         import os
 
@@ -93,7 +93,7 @@ echo after {a..c}
     def wrapped() -> list[str]:
         import os
 
-        return [os.environ["FROM_DAG"], os.environ["FROM_SETUP"], os.environ["SLURM_JOB_GPUS"]]
+        return [os.environ["FROM_DAG"], os.environ["FROM_SETUP"], os.environ["SLURM_GPUS_ON_NODE"]]
 
     @task.slurm(python=PYTHON)
     def large() -> list[int]:
