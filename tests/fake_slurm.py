@@ -134,6 +134,7 @@ class FakeSlurm:
         self.folder = folder
         self.home = folder / "home"
         self.connections: list[asyncssh.SSHServerConnection] = []
+        self._running: set[asyncio.subprocess.Process] = set()
         self._state = folder / "slurm.json"
         self._key = asyncssh.generate_private_key("ssh-ed25519")
         self._user = asyncssh.generate_private_key("ssh-ed25519")
@@ -201,8 +202,12 @@ class FakeSlurm:
             def connection_made(inner, connection: asyncssh.SSHServerConnection) -> None:  # noqa: N805
                 self.connections.append(connection)
 
+            def connection_requested(inner, *_: object) -> bool:  # noqa: N805
+                return True
+
             def begin_auth(inner, username: str) -> bool:  # noqa: N805
-                return username == "me"
+                del username
+                return True
 
         self._server = await asyncssh.listen(
             "127.0.0.1",
@@ -226,7 +231,14 @@ class FakeSlurm:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await local.communicate(await process.stdin.read())
+        self._running.add(local)
+        try:
+            out, err = await local.communicate(await process.stdin.read())
+        finally:
+            self._running.discard(local)
+            if local.returncode is None:
+                local.kill()
+                await local.wait()
         process.stdout.write(out)
         process.stderr.write(err)
         process.exit(local.returncode or 0)
@@ -243,6 +255,10 @@ class FakeSlurm:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        for process in list(self._running):
+            process.kill()
+        while self._running:  # noqa: ASYNC110 - each is taken out where it was started
+            await asyncio.sleep(0.01)
 
     def settings(self, **other: Any) -> SshSettings:
         """How to reach it."""

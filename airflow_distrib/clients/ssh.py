@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -262,7 +263,7 @@ class SshClient:
         async with self._sessions:
             connection = await self._connected()
             path = self.settings.slurm_path
-            head = f'PATH={path}:"$PATH"; ' if path else ""
+            head = f'PATH={shlex.quote(path)}:"$PATH"; ' if path else ""
             try:
                 async with asyncio.timeout(seconds):
                     # Everything is read before any of it runs, so that no command reads the script.

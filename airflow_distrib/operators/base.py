@@ -158,6 +158,8 @@ class DistributedJobOperator(ConfiguredOperator):
             if self.python_callable is None:
                 places = " or ".join(repr(each) for each in self.launchers if each != LOCAL)
                 raise ConfigError("launcher", f"local ranks run functions; anything else needs launcher={places}")
+            if not self.unknown_fields(config):
+                self.local_plan(config, "render")
             return
         if not self.unknown_fields(config):
             self.ordering(config, self.launcher).check()
