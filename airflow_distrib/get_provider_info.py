@@ -16,7 +16,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-distrib",
         "name": _NAME,
-        "description": "Runs distributed PyTorch and MPI jobs from a DAG, with more systems to come.",
+        "description": "Runs distributed PyTorch, MPI and Slurm jobs from a DAG, with more systems to come.",
         "versions": [__version__],
         "integrations": [
             {
@@ -45,6 +45,7 @@ def get_provider_info() -> dict[str, Any]:
 # Integrations that are no system of their own, for hooks and triggers to belong to.
 _PLACES = {
     "Kubernetes Cluster Connection": "https://kubernetes.io/docs/concepts/overview/kubernetes-api/",
+    "SSH": "https://www.openssh.com/specs.html",
     _NAME: "https://kubernetes.io/docs/concepts/workloads/controllers/job/",
 }
 
@@ -58,22 +59,48 @@ def _is_installed(package: str) -> bool:
     return True
 
 
+_TEXT: dict[str, Any] = {"type": ["string", "null"], "default": None}
+_SECRET: dict[str, Any] = {**_TEXT, "format": "password"}
+_FLAG: dict[str, Any] = {"type": "boolean", "default": False}
+
+# By type of connection: what its form hides of Airflow's own fields, and what it adds.
+_FORMS: dict[str, tuple[list[str], dict[str, tuple[str, dict[str, Any]]]]] = {
+    "kubernetes": (
+        ["host", "schema", "login", "password", "port", "extra"],
+        {
+            "in_cluster": ("Use the pod's own service account", _FLAG),
+            "kube_config_path": ("Path of a kubeconfig", _TEXT),
+            "kube_config": ("Kubeconfig (JSON)", _SECRET),
+            "cluster_context": ("Context of the kubeconfig", _TEXT),
+            "namespace": ("Namespace", _TEXT),
+            "disable_verify_ssl": ("Trust any certificate", _FLAG),
+        },
+    ),
+    "ssh": (
+        ["schema"],
+        {
+            "key_file": ("Path of a private key where Airflow runs", _TEXT),
+            "private_key": ("Private key", _SECRET),
+            "private_key_passphrase": ("Its passphrase", _SECRET),
+            "certificate": ("Its certificate", _TEXT),
+            "host_key": ("The host's public key", _TEXT),
+            "known_hosts": ("Or known_hosts: a path, or its lines", _TEXT),
+            "no_host_key_check": ("Trust whoever answers", _FLAG),
+            "jump_conn_id": ("Connection to a jump host", _TEXT),
+            "slurm_path": ("Folder of Slurm's commands", _TEXT),
+            "workdir": ("Shared folder for jobs", _TEXT),
+        },
+    ),
+}
+
+
 def _connection_type(hook: Hook) -> dict[str, Any]:
-    text: dict[str, Any] = {"type": ["string", "null"], "default": None}
-    flag: dict[str, Any] = {"type": "boolean", "default": False}
-    fields = {
-        "in_cluster": ("Use the pod's own service account", flag),
-        "kube_config_path": ("Path of a kubeconfig", text),
-        "kube_config": ("Kubeconfig (JSON)", {**text, "format": "password"}),
-        "cluster_context": ("Context of the kubeconfig", text),
-        "namespace": ("Namespace", text),
-        "disable_verify_ssl": ("Trust any certificate", flag),
-    }
+    hidden, fields = _FORMS[hook.connection_type]
     return {
         "connection-type": hook.connection_type,
         "hook-class-name": hook.path,
         "hook-name": hook.name,
-        "ui-field-behaviour": {"hidden-fields": ["host", "schema", "login", "password", "port", "extra"]},
+        "ui-field-behaviour": {"hidden-fields": hidden},
         "conn-fields": {name: {"label": label, "schema": schema} for name, (label, schema) in fields.items()},
     }
 

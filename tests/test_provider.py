@@ -82,9 +82,11 @@ def test_every_row_of_the_catalogue_is_true(entry: Entry) -> None:
     """Operator, config, decorator, extra and example exist and belong together."""
     operator = load(entry.operator)
     assert operator.config_type is load(entry.config)
-    assert callable(load(entry.decorator))
+    if entry.decorator:
+        assert callable(load(entry.decorator))
     text = (REPOSITORY / "dags" / entry.example).read_text()
-    assert f"@task.{entry.decorator_name}" in text or operator.__name__ in text
+    shown = f"@task.{entry.decorator_name}" if entry.decorator else operator.__name__
+    assert shown in text or operator.__name__ in text
     if entry.extra:
         assert f"\n{entry.extra} = [" in (REPOSITORY / "pyproject.toml").read_text()
 
@@ -94,7 +96,8 @@ def test_the_readmes_table_is_the_catalogues() -> None:
     readme = (REPOSITORY / "README.md").read_text()
     for entry in ENTRIES:
         name = entry.operator.rpartition(".")[2]
-        assert f"| {entry.system} | `{name}` | `@task.{entry.decorator_name}` | {entry.works} |" in readme
+        decorator = f"`@task.{entry.decorator_name}`" if entry.decorator else "–"
+        assert f"| {entry.system} | `{name}` | {decorator} | {entry.works} |" in readme
 
 
 def test_importing_any_module_imports_no_systems_library() -> None:
@@ -128,15 +131,19 @@ def test_every_example_renders_without_any_service(example: Path) -> None:
         "mpi_job_kubernetes": "estimate",
         "pytorch_job_kubernetes": "fit",
         "pytorch_job_local": "add_up",
+        "slurm_function": "estimate",
+        "slurm_scripts": "count",
     }
     command = [str(Path(sys.executable).parent / "airflow-distrib"), "render", str(example), tasks[example.stem]]
     shown = json.loads(subprocess.check_output(command, text=True))
-    on_cluster = example.stem.endswith("kubernetes")
-    assert shown["launcher"] == ("kubernetes" if on_cluster else "local")
-    assert ("manifest" in shown) == on_cluster
-    assert shown.get("known at run time") == (
-        ["task_config_overrides"] if example.stem == "pytorch_job_local" else None
-    )
+    launcher = {"kubernetes": "kubernetes", "slurm": "slurm"}
+    words = example.stem.split("_")
+    assert shown["launcher"] == next((launcher[word] for word in words if word in launcher), "local")
+    assert ("manifest" in shown) == (shown["launcher"] == "kubernetes")
+    open_fields = {"pytorch_job_local": ["task_config_overrides"], "slurm_scripts": ["inputs"]}
+    assert shown.get("known at run time") == open_fields.get(example.stem)
+    if shown["launcher"] == "slurm" and "known at run time" not in shown:
+        assert "srun" in shown["ranks"]
 
 
 def test_render_says_which_tasks_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,16 +7,19 @@ import contextlib
 import logging
 import random
 import shlex
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from airflow_distrib.core.errors import ClusterError, ConfigError, MissingExtra
+from airflow_distrib.clients.ssh_settings import SshSettings, library, options
+from airflow_distrib.core.errors import ClusterError
 
 if TYPE_CHECKING:
     import asyncssh
+
+__all__ = ["Finished", "Refused", "SshClient", "SshSettings", "Unreachable"]
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +29,11 @@ T = TypeVar("T")
 SESSIONS = 8
 # Files read or written at once through the one SFTP session.
 TRANSFERS = 16
-# How often a call is tried when the connection breaks or cannot be made: about two minutes.
-ATTEMPTS = 10
+# How often a call is tried when the connection breaks or cannot be made: about five minutes.
+ATTEMPTS = 16
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-# A connection that is silent for so long is dead: three keep-alives.
-KEEPALIVE_SECONDS, KEEPALIVES = 15, 3
 COMMAND_SECONDS = 90.0
+TRANSFER_SECONDS = 600.0
 
 
 class Unreachable(ClusterError):
@@ -42,42 +44,6 @@ class Refused(ClusterError):
     """The login node, or we, refused to go on: a key, a host key."""
 
 
-@dataclass(frozen=True)
-class SshSettings:
-    """How to reach a login node.
-
-    Attributes:
-        private_keys: texts of keys, with their certificates if they have one.
-        known_hosts: lines of a known_hosts file; None takes the user's own file.
-        host_key: the server's one public key, instead of ``known_hosts``.
-        any_host: trust whoever answers.
-        jump: a host to go through.
-        slurm_path: folder of Slurm's commands, where the login shell does not find them.
-        workdir: where jobs' private folders are made, unless a job says otherwise.
-    """
-
-    host: str
-    port: int = 22
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    private_keys: tuple[tuple[str, str | None], ...] = field(default=(), repr=False)
-    passphrase: str | None = field(default=None, repr=False)
-    use_agent: bool = True
-    known_hosts: str | None = None
-    host_key: str | None = None
-    any_host: bool = False
-    proxy_command: str | None = None
-    jump: SshSettings | None = None
-    connect_timeout: float = 30.0
-    slurm_path: str = ""
-    workdir: str = ""
-
-    @property
-    def place(self) -> str:
-        """For messages: ``user@host:port``."""
-        return f"{self.username or '(the worker)'}@{self.host}:{self.port}"
-
-
 class Finished(NamedTuple):
     """What a script left."""
 
@@ -86,21 +52,12 @@ class Finished(NamedTuple):
     err: str
 
 
-def _asyncssh() -> Any:
-    try:
-        import asyncssh
-    except ImportError as error:
-        raise MissingExtra("slurm", "asyncssh") from error
-    # Every connection and channel is told at INFO, into the log of whichever task came first.
-    asyncssh.set_log_level(logging.WARNING)
-    return asyncssh
-
-
 class SshClient:
     """One connection, made when it is first needed and made again when it breaks.
 
     Args:
         renew: reads the settings again before each further connection: a key may have changed.
+        prelude: lines of shell before every script.
         attempts: how often a call is tried in all.
     """
 
@@ -110,11 +67,13 @@ class SshClient:
         renew: Callable[[], Awaitable[SshSettings]] | None = None,
         *,
         attempts: int = ATTEMPTS,
+        prelude: str = "export LC_ALL=C",
     ) -> None:
         self.settings = settings
         self._renew = renew
+        self._prelude = prelude
         self.connections = 0
-        self._ssh = _asyncssh()
+        self._ssh = library()
         self._attempts = attempts
         self._connection: asyncssh.SSHClientConnection | None = None
         self._jumps: list[asyncssh.SSHClientConnection] = []
@@ -160,11 +119,11 @@ class SshClient:
         if settings.jump is not None:
             tunnel = await self._connect(settings.jump)
             self._jumps.append(tunnel)
-        options = self._options(settings)
+        known = options(settings)
         try:
             async with asyncio.timeout(settings.connect_timeout):
                 connection: asyncssh.SSHClientConnection = await ssh.connect(
-                    settings.host, port=settings.port, tunnel=tunnel, **options
+                    settings.host, port=settings.port, tunnel=tunnel, **known
                 )
         except ssh.HostKeyNotVerifiable as error:
             raise Refused(
@@ -178,55 +137,6 @@ class SshClient:
             told = str(error) or f"no answer within {settings.connect_timeout:g} s"
             raise Unreachable(f"no SSH connection to {settings.place}: {told}") from error
         return connection
-
-    def _options(self, settings: SshSettings) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "known_hosts": self._trusted(settings),
-            "keepalive_interval": KEEPALIVE_SECONDS,
-            "keepalive_count_max": KEEPALIVES,
-            "passphrase": settings.passphrase,
-            "encoding": "utf-8",
-        }
-        if settings.username:
-            options["username"] = settings.username
-        if settings.password:
-            options["password"] = settings.password
-        if settings.private_keys:
-            options["client_keys"] = [self._key(settings, *each) for each in settings.private_keys]
-        if not settings.use_agent:
-            options["agent_path"] = None
-        if settings.proxy_command:
-            options["proxy_command"] = settings.proxy_command
-        return options
-
-    def _key(self, settings: SshSettings, key: str, certificate: str | None) -> Any:
-        """Keys are only ever in memory."""
-        try:
-            loaded = self._ssh.import_private_key(key, settings.passphrase)
-        except (self._ssh.KeyImportError, ValueError) as error:
-            raise ConfigError("private_key", f"of the connection to {settings.host} cannot be read: {error}") from None
-        if certificate is None:
-            return loaded
-        try:
-            return loaded, self._ssh.import_certificate(certificate)
-        except (self._ssh.KeyImportError, ValueError) as error:
-            raise ConfigError("certificate", f"of the connection to {settings.host} cannot be read: {error}") from None
-
-    def _trusted(self, settings: SshSettings) -> Any:
-        if settings.any_host:
-            log.warning("the host key of %s is not checked: no_host_key_check is set", settings.host)
-            return None
-        try:
-            if settings.host_key is not None:
-                return [self._ssh.import_public_key(settings.host_key)], [], []
-            text = settings.known_hosts
-            if text is None:
-                own = Path("~/.ssh/known_hosts").expanduser()
-                text = own.read_text(encoding="utf-8") if own.exists() else ""
-            return self._ssh.import_known_hosts(text)
-        except (self._ssh.KeyImportError, ValueError) as error:
-            name = "host_key" if settings.host_key is not None else "known_hosts"
-            raise ConfigError(name, f"of the connection to {settings.host} cannot be read: {error}") from None
 
     async def _drop(self) -> None:
         connections = [each for each in (self._connection, *reversed(self._jumps)) if each is not None]
@@ -267,18 +177,28 @@ class SshClient:
             try:
                 async with asyncio.timeout(seconds):
                     # Everything is read before any of it runs, so that no command reads the script.
-                    done = await connection.run(
-                        "exec sh -s", input=f"{{ {head}export LC_ALL=C\n{script}\n}} </dev/null\n"
-                    )
+                    done = await self._finished(connection, f"{{ {head}{self._prelude}\n{script}\n}} </dev/null\n")
             except TimeoutError:
+                # The command goes on there, and its channel counts; another node may answer.
+                await self._drop()
                 raise Unreachable(f"{self.settings.place}: no answer to a command within {seconds:g} s") from None
             except (OSError, self._ssh.Error) as error:
+                if isinstance(error, self._ssh.ChannelOpenError):
+                    await self._drop()
                 raise Unreachable(f"{self.settings.place}: {type(error).__name__}: {error}") from error
         if done.exit_status is None:
             # The channel closed without a word: a killed sshd, a broken connection.
             raise Unreachable(f"{self.settings.place}: the connection broke while a command ran")
         # Signals are negative, as everywhere here.
         return Finished(int(done.exit_status), str(done.stdout or ""), str(done.stderr or ""))
+
+    async def _finished(self, connection: asyncssh.SSHClientConnection, script: str) -> Any:
+        """Run a script and close its channel, whatever happens."""
+        process = await connection.create_process("exec sh -s", input=script)
+        try:
+            return await process.wait()
+        finally:
+            process.close()
 
     async def _tried(self, call: Callable[[], Awaitable[T]], attempts: int | None) -> T:
         left = self._attempts if attempts is None else attempts
@@ -287,10 +207,12 @@ class SshClient:
             left -= 1
             try:
                 return await call()
-            except Unreachable as error:
+            except (Unreachable, TimeoutError) as error:
                 if left <= 0:
+                    if isinstance(error, TimeoutError):
+                        raise Unreachable(f"{self.settings.place}: no answer from its file system") from error
                     raise
-                log.debug("%s; trying again", error)
+                log.debug("%r; trying again", error)
             await asyncio.sleep(pause * random.uniform(0.7, 1.3))  # noqa: S311 - no secret
             pause = min(pause * 2, LONGEST_PAUSE)
 
@@ -321,7 +243,7 @@ class SshClient:
         """
 
         async def write() -> None:
-            async with self._files() as sftp:
+            async with asyncio.timeout(TRANSFER_SECONDS), self._files() as sftp:
                 attributes = self._ssh.SFTPAttrs(permissions=0o600)
                 async with sftp.open(path, "wb", attributes) as file:
                     await file.write(content)
@@ -341,7 +263,7 @@ class SshClient:
         """Read a piece of a file; None when there is no such file, or it may not be read."""
 
         async def read() -> bytes | None:
-            async with self._files() as sftp:
+            async with asyncio.timeout(COMMAND_SECONDS), self._files() as sftp:
                 try:
                     async with sftp.open(path, "rb") as file:
                         piece: Any = await file.read(size, offset)
@@ -358,7 +280,7 @@ class SshClient:
 
     async def size(self, path: str) -> int | None:
         """How long a file is; None when there is no such file, or it may not be looked at."""
-        async with self._files() as sftp:
+        async with asyncio.timeout(COMMAND_SECONDS), self._files() as sftp:
             try:
                 return (await sftp.stat(path)).size
             except (self._ssh.SFTPNoSuchFile, self._ssh.SFTPNoSuchPath, self._ssh.SFTPPermissionDenied):
@@ -374,8 +296,10 @@ class SshClient:
         """
 
         async def fetch() -> None:
+            # What an earlier attempt left would be taken for a folder to copy into.
+            await asyncio.to_thread(_remove, local)
             async with self._files() as sftp:
-                await sftp.get(remote, str(local), recurse=True)
+                await sftp.get(remote, str(local), recurse=True, follow_symlinks=True)
 
         try:
             await self._tried(fetch, None)
@@ -392,10 +316,19 @@ class SshClient:
         """
 
         async def send() -> None:
+            await self.run(f"rm -rf -- {shlex.quote(remote)}")
             async with self._files() as sftp:
-                await sftp.put(str(local), remote, recurse=True)
+                await sftp.put(str(local), remote, recurse=True, follow_symlinks=True)
 
         try:
             await self._tried(send, None)
         except self._ssh.SFTPError as error:
             raise self._not_written(remote, error) from error
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

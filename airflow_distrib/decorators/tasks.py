@@ -16,6 +16,7 @@ from airflow_distrib.backends.slurm.config import Slurm
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.operators.base import DistributedJobOperator
+from airflow_distrib.operators.configured import without_configs
 from airflow_distrib.operators.mpi import MPIJobOperator
 from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
 from airflow_distrib.operators.slurm import SlurmOperator
@@ -74,7 +75,8 @@ def _task(
         options["task_config"] = first
     if "task_config" in options:
         options["task_config"] = operator.mappable(options["task_config"])
-    return task_decorator_factory(python_callable=function, decorated_operator_class=decorated, **options)
+    plain = {name: without_configs(value) for name, value in options.items()}
+    return task_decorator_factory(python_callable=function, decorated_operator_class=decorated, **plain)
 
 
 @overload

@@ -112,6 +112,7 @@ class DistributedJobOperator(ConfiguredOperator):
         self.job_ref: JobRef | None = None
         self._run: LocalRun | RemoteRun[Any] | None = None
         self._killed = False
+        self.depend_on_references()
         self._check_what_runs()
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
         self.launcher = self.choose_launcher(config)
@@ -245,9 +246,10 @@ class DistributedJobOperator(ConfiguredOperator):
                 raise AirflowFailException(str(error)) from error
             raise
 
-    def _abandon(self, store: RecordStore) -> None:
+    def _abandon(self, store: RecordStore, *, but: str = LOCAL) -> None:
+        """Cancel the recorded job, wherever it is."""
         for launcher in self.launchers:
-            if launcher != LOCAL:
+            if launcher not in (LOCAL, but):
                 self.ordering(None, launcher).abandon(store, self.log)
 
     def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
@@ -257,6 +259,8 @@ class DistributedJobOperator(ConfiguredOperator):
         self._check_rendering(config)
         store = RecordStore(context, durable=self.durable)
         check_ranks(self, config)
+        # A job of an earlier try that the DAG file sent somewhere else.
+        self._abandon(store, but=self.launcher)
         if self.launcher == LOCAL:
             return None, asyncio.run(self._execute_locally(context, config, store))
         ordering = self.ordering(config, self.launcher)
@@ -290,8 +294,9 @@ class DistributedJobOperator(ConfiguredOperator):
 
     def _fetch(self, context: Context, event: dict[str, Any], waiting: Mapping[str, Any] | None) -> Any:
         config = self.final_config()
-        self.launcher = self.choose_launcher(config)
         store = RecordStore(context, durable=self.durable)
+        # Where the job is, whatever the DAG file says by now.
+        self.launcher = Waiting.from_json(waiting).ref.system if waiting else self.choose_launcher(config)
         ordering = self.ordering(config, self.launcher)
         waits_for = ordering.waited_for(store, waiting, context)
         store.spec_hash = spec_hash(self, config)
@@ -316,7 +321,7 @@ class DistributedJobOperator(ConfiguredOperator):
             record = store.read()
             if record is not None and record.ref is not None and record.ref.uid:
                 config = self.final_config()
-                ordering = self.ordering(config, self.choose_launcher(config))
+                ordering = self.ordering(config, record.ref.system)
                 store.spec_hash = record.spec_hash
                 late = isinstance(error, TaskDeferralTimeout)
                 ordering.leave_or_cancel(ordering.leg(store, self.log), store, context, record.ref, late=late)

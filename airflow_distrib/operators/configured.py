@@ -23,15 +23,19 @@ class ConfiguredOperator(BaseOperator):
         self._given_config = task_config
         self.task_config = self.check_config(task_config)
         self.task_config_overrides = task_config_overrides
-        for reference in _references(self.task_config):
-            XComArg.apply_upstream_relationship(self, reference)
+
+    def depend_on_references(self) -> None:
+        """Run after the upstream tasks whose outputs are inside configs; Airflow looks into plain containers only."""
+        for name in self.template_fields:
+            for reference in _references(getattr(self, name)):
+                XComArg.apply_upstream_relationship(self, reference)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> Any:
-        """As in every operator; Airflow finds upstream outputs in plain containers only, so a config becomes one."""
+        """As in every operator; configs with upstream outputs become plain mappings, in which Airflow finds them."""
         if "task_config" in kwargs:
             kwargs["task_config"] = cls.mappable(kwargs["task_config"])
-        return super().partial(**kwargs)
+        return super().partial(**{name: without_configs(value) for name, value in kwargs.items()})
 
     @classmethod
     def mappable(cls, given: Any) -> Any:
@@ -107,6 +111,15 @@ class ConfiguredOperator(BaseOperator):
         if not isinstance(overrides, Mapping):
             raise ConfigError("task_config_overrides", f"must be a mapping of fields to replace; got {overrides!r}")
         return config.merged(overrides) if isinstance(config, Config) else config
+
+
+def without_configs(value: Any) -> Any:
+    """Configs that hold upstream outputs as the mappings that stand for them, also inside other mappings."""
+    if isinstance(value, Config):
+        return value.plain() if _references(value) else value
+    if isinstance(value, Mapping) and _references(value):
+        return {name: without_configs(item) for name, item in value.items()}
+    return value
 
 
 def _references(value: Any) -> list[Any]:

@@ -93,7 +93,8 @@ class KubernetesJobs(Jobs[Rendered]):
         if rendered.specs:
             await self._backend(ref).create_secret(ref, rendered, order.payload)
 
-    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0) -> bool:
+    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
+        del keep_files  # nothing outlives a resource
         return await self._backend(ref).cancel(ref, confirm_for=confirm_for)
 
     async def remove(self, ref: JobRef) -> None:

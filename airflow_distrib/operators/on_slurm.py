@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from airflow.sdk import Context, ObjectStoragePath
+from airflow.sdk import Context
 
 from airflow_distrib.backends.slurm.jobs import SYSTEM
 from airflow_distrib.backends.slurm.plan import JOB_SCRIPT, SPEC, Plan, Request
+from airflow_distrib.backends.slurm.script import RANKS_SCRIPT
 from airflow_distrib.clients.ssh import SshSettings
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity
@@ -52,17 +51,9 @@ class SlurmJobOperator(DistributedJobOperator):
         self.log_elements = () if log_elements is None else ranks_of(log_elements, "log_elements")
         super().__init__(**kwargs)
 
-    def slurm_plan(self, config: Any, request: Request, uploads: Mapping[str, Path] | None = None) -> Plan:
-        """Render a complete config for Slurm.
-
-        Args:
-            uploads: where on this worker the files and folders lie that go with the job.
-        """
-        raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} for {request} ({uploads})")
-
-    def uploads(self) -> dict[str, ObjectStoragePath]:
-        """Files and folders that go with the job, by the names of their inputs."""
-        return {}
+    def slurm_plan(self, config: Any, request: Request) -> Plan:
+        """Render a complete config for Slurm."""
+        raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} for {request}")
 
     def ordering(self, config: Any, launcher: str) -> Ordering[Any]:
         """On Slurm."""
@@ -77,8 +68,8 @@ class SlurmOrdering(Ordering[Plan]):
     def check(self) -> None:
         self._plan(self._request(identity_of(None, self._operator), None)).build("/folder")
 
-    def _plan(self, request: Request, uploads: Mapping[str, Path] | None = None) -> Plan:
-        plan: Plan = self._operator.slurm_plan(self._config, request, uploads)
+    def _plan(self, request: Request) -> Plan:
+        plan: Plan = self._operator.slurm_plan(self._config, request)
         return plan
 
     def _request(self, identity: JobIdentity, payload: bytes | None) -> Request:
@@ -89,7 +80,7 @@ class SlurmOrdering(Ordering[Plan]):
         plan = self._plan(self._request(identity, None))
         submission = plan.build("<private folder>")
         shown: dict[str, Any] = {"name": plan.name, "sbatch": [*submission.words]}
-        for name, key in ((JOB_SCRIPT, "script"), (SPEC, "spec")):
+        for name, key in ((JOB_SCRIPT, "script"), (RANKS_SCRIPT, "ranks"), (SPEC, "spec")):
             if name in submission.files:
                 shown[key] = submission.files[name].decode()
         return shown
@@ -104,22 +95,19 @@ class SlurmOrdering(Ordering[Plan]):
 
     @contextlib.contextmanager
     def order(self, context: Context, store: RecordStore, *, submits: bool = True) -> Iterator[Order[Plan]]:
-        """The order; what goes with it is fetched to this worker for as long as it takes."""
         operator = self._operator
         identity = identity_of(context, operator, store.scope)
         store.spec_hash = spec_hash(operator, self._config)
         payload = operator.payload(context) if submits and self.runs_function else None
-        with tempfile.TemporaryDirectory(prefix="airflow-distrib-") as folder:
-            uploads = _fetched(operator.uploads(), Path(folder)) if submits else None
-            yield Order(
-                identity,
-                lambda each: self._plan(self._request(each, payload), uploads),
-                payload,
-                lambda ref: self.waiting(ref, context),
-                self.keeps,
-                self.runs_function,
-                comes_again(context),
-            )
+        yield Order(
+            identity,
+            lambda each: self._plan(self._request(each, payload)),
+            payload,
+            lambda ref: self.waiting(ref, context),
+            self.keeps,
+            self.runs_function,
+            comes_again(context),
+        )
 
     def waiting(self, ref: JobRef, context: Context) -> Waiting:
         operator = self._operator
@@ -134,17 +122,3 @@ class SlurmOrdering(Ordering[Plan]):
             log_roles=chosen or None,
             named=len(chosen) > 1,
         )
-
-
-def _fetched(places: Mapping[str, ObjectStoragePath], folder: Path) -> dict[str, Path]:
-    """Copy inputs to this worker, under their own names."""
-    found = {}
-    for name, place in places.items():
-        local = folder / name / (place.name or name)
-        local.parent.mkdir(parents=True)
-        if place.is_dir():
-            place.fs.get(place.path, str(local), recursive=True)
-        else:
-            place.fs.get_file(place.path, str(local))
-        found[name] = local
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from airflow_distrib.backends.elastic import cluster as elastic_cluster
@@ -89,9 +88,8 @@ class ElasticOperator(KubernetesJobOperator, SlurmJobOperator):
         inside = [f"slurm.{name}" for name in slurm.templates()] if isinstance(slurm, Slurm) else []
         return super().unknown_fields(config) + (["slurm"] if configs.is_template(slurm) else inside)
 
-    def slurm_plan(self, config: Elastic, request: Request, uploads: Mapping[str, Path] | None = None) -> Plan:
+    def slurm_plan(self, config: Elastic, request: Request) -> Plan:
         """One agent on each node, which srun starts."""
-        del uploads
         for name in ("command", "manifest"):
             if getattr(self, name) is not None:
                 raise ConfigError(name, "is for Kubernetes; scripts on a Slurm have SlurmShellOperator")

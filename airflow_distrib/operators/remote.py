@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from airflow_distrib.core.errors import ClusterError, JobNotStarted, JobTerminated
+from airflow_distrib.core.errors import ClusterError, DistribError, JobNotStarted, JobTerminated
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Action, JobRecord, Phase, next_action
 from airflow_distrib.core.reference import JobRef
@@ -79,8 +79,12 @@ class Jobs(ABC, Generic[R]):
         """Complete a job whose worker died while it was made."""
 
     @abstractmethod
-    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0) -> bool:
-        """End a job with everything that belongs to it; ending twice is no error."""
+    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
+        """End a job with everything that belongs to it; ending twice is no error.
+
+        Args:
+            keep_files: leave what is about to be read, where it outlives the job.
+        """
 
     @abstractmethod
     async def reap(self, order: Order[R], keep: JobRef | None) -> list[JobRef]:
@@ -241,11 +245,11 @@ class RemoteRun(ABC, Generic[R]):
         except ClusterError:
             # The result is there, but cannot be read now: a later try may.
             raise
-        except BaseException:
-            if ending.succeeded is None:
+        except DistribError:
+            if ending.problem is not None and ending.succeeded is None:
                 # Its time is over, or it is stuck: the trigger may not have been able to end it.
                 with contextlib.suppress(ClusterError):
-                    await jobs.cancel(waiting.ref)
+                    await jobs.cancel(waiting.ref, keep_files=True)
             await self._remove(jobs, order, waiting.ref, succeeded=False)
             raise
         await self._remove(jobs, order, waiting.ref, succeeded=True)

@@ -50,9 +50,8 @@ class SlurmOperator(SlurmJobOperator):
         idle = tuple(name for name in config.serialize() if name not in known)
         return LocalPlan(specs.RANKS, config.tasks or 1, env=config.env or {}, not_applied=idle)
 
-    def slurm_plan(self, config: Slurm, request: Request, uploads: Mapping[str, Path] | None = None) -> Plan:
+    def slurm_plan(self, config: Slurm, request: Request) -> Plan:
         """Ranks started by srun."""
-        del uploads
         return plans.of_function(config, request)
 
 
@@ -110,9 +109,8 @@ class SlurmScriptOperator(_ScriptOperator):
         given = {"script_path": self.script_path, "arguments": self.arguments}
         return super().unknown_fields(config) + [name for name, value in given.items() if is_open(value)]
 
-    def slurm_plan(self, config: Sbatch, request: Request, uploads: Mapping[str, Path] | None = None) -> Plan:
+    def slurm_plan(self, config: Sbatch, request: Request) -> Plan:
         """The script with its arguments."""
-        del uploads
         assert self.script_path is not None
         return plans.of_script(config, request, self.script_path, list(self.arguments or ()))
 
@@ -166,21 +164,32 @@ class SlurmShellOperator(_ScriptOperator):
         if isinstance(self.outputs, Mapping):
             self._final_outputs()
 
-    def _final_outputs(self) -> dict[str, SlurmOutput]:
-        return {name: configs.of(SlurmOutput)(f"outputs.{name}", each) for name, each in self.outputs.items()}
+    def _final_outputs(self) -> dict[str, Any]:
+        """What is known of the outputs: those that an upstream task still has to say stay as they are."""
+        check = configs.of(SlurmOutput)
+        return {
+            name: each if configs.is_template(each) else check(f"outputs.{name}", each)
+            for name, each in self.outputs.items()
+        }
 
     def what_runs(self) -> list[Any]:
         """The script and all its values."""
         outputs = self.outputs
         if isinstance(outputs, Mapping):
-            outputs = {name: each.serialize() for name, each in self._final_outputs().items()}
+            outputs = {
+                name: each.serialize() if isinstance(each, SlurmOutput) else str(each)
+                for name, each in self._final_outputs().items()
+            }
         return [self.script, {name: str(value) for name, value in self.inputs.items()}, outputs]
 
     def unknown_fields(self, config: Any) -> list[str]:
         """What templates and upstream tasks still have to say."""
         outputs = self.outputs
         if isinstance(outputs, Mapping):
-            outputs = {name: each.plain() for name, each in self._final_outputs().items()}
+            outputs = {
+                name: each.plain() if isinstance(each, SlurmOutput) else each
+                for name, each in self._final_outputs().items()
+            }
         given = {"inputs": self.inputs, "outputs": outputs}
         return super().unknown_fields(config) + [name for name, value in given.items() if is_open(value)]
 
@@ -188,7 +197,7 @@ class SlurmShellOperator(_ScriptOperator):
         """Inputs that are files or folders."""
         return {name: value for name, value in self.inputs.items() if isinstance(value, ObjectStoragePath)}
 
-    def slurm_plan(self, config: Sbatch, request: Request, uploads: Mapping[str, Path] | None = None) -> Plan:
+    def slurm_plan(self, config: Sbatch, request: Request) -> Plan:
         """The script with its variables before it."""
         assert self.script is not None
         outputs = self._final_outputs()
@@ -202,9 +211,11 @@ class SlurmShellOperator(_ScriptOperator):
             return {"inputs": inputs, "outputs": {name: each.remote(folder, name) for name, each in outputs.items()}}
 
         lines = functools.partial(_variables, values, outputs)
+        if not scripts.is_shell(self.script) and interpolation.PLACE.search(self.script):
+            raise ConfigError("script", "takes inputs and outputs only if it is one of sh or bash; use env for others")
         script = interpolation.interpolated(self.script, values("/folder"))
-        local = {names[name]: path for name, path in (uploads or {}).items()}
-        return plans.of_text(config, request, script, lines, uploads=local, outputs=outputs)
+        uploads = {names[name]: functools.partial(_copy, place) for name, place in self.uploads().items()}
+        return plans.of_text(config, request, script, lines, uploads=uploads, outputs=outputs)
 
 
 def _variables(values: Any, outputs: Mapping[str, SlurmOutput], folder: str) -> list[str]:
@@ -217,3 +228,11 @@ def _variables(values: Any, outputs: Mapping[str, SlurmOutput], folder: str) -> 
     ]
     kept = [each for each in outputs.values() if each.location is None]
     return [*lines, f'mkdir -p -- "${scripts.FOLDER}"/outputs'] if kept else lines
+
+
+def _copy(place: ObjectStoragePath, local: Path) -> None:
+    """Copy an input to this worker."""
+    if place.is_dir():
+        place.fs.get(place.path, str(local), recursive=True)
+    else:
+        place.fs.get_file(place.path, str(local))

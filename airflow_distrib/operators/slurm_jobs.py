@@ -18,7 +18,7 @@ from airflow_distrib.backends.slurm.outputs import SlurmOutput
 from airflow_distrib.backends.slurm.plan import Plan
 from airflow_distrib.backends.slurm.status import Part
 from airflow_distrib.clients.ssh import SshClient, SshSettings
-from airflow_distrib.core.errors import ResultMissing
+from airflow_distrib.core.errors import ClusterError, ResultMissing
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState, Problem
@@ -26,13 +26,16 @@ from airflow_distrib.operators.remote import Jobs, Order, RemoteRun, value_or_er
 from airflow_distrib.operators.result import problem_error
 from airflow_distrib.operators.store import RecordStore
 from airflow_distrib.runner import outcome as outcomes
-from airflow_distrib.runner.outcome import Outcome
+from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable
 from airflow_distrib.watching.slurm.job import SlurmHub, SlurmWait, output_of
 from airflow_distrib.watching.slurm.output import tail
 from airflow_distrib.watching.waiting import Ending, Waiting
 
 # A shared file system may show a file a few seconds after another machine has written it.
-SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)
+# NFS by default up to a minute for folders.
+SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+# Of a job that failed its own output tells as much, so what a rank may have said is waited for less.
+FAILED_PAUSES = SETTLE_PAUSES[:3]
 
 
 class SlurmRun(RemoteRun[Plan]):
@@ -87,14 +90,14 @@ class JobsOnSlurm(Jobs[Plan]):
             return True if await self._jobs.exits(ref) else None
         return all(part.over for part in parts.values())
 
-    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0) -> bool:
-        return await self._jobs.cancel(ref, confirm_for=confirm_for)
+    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
+        return await self._jobs.cancel(ref, confirm_for=confirm_for, keep_files=keep_files)
 
     async def remove(self, ref: JobRef) -> None:
         await self._jobs.remove(ref)
 
     async def forget(self, announced: JobRef) -> None:
-        await self._jobs.remove(announced)
+        await self._jobs.give_up(announced)
 
     async def reap(self, order: Order[Plan], keep: JobRef | None) -> list[JobRef]:
         return await self._jobs.reap(order.render(order.identity), keep)
@@ -111,8 +114,10 @@ class JobsOnSlurm(Jobs[Plan]):
     async def conclude(self, order: Order[Plan], waiting: Waiting, ending: Ending, read: Callable[[str], str]) -> Any:
         """From what Slurm says of the job's end, and what its ranks left."""
         plan, ref = order.render(order.identity), waiting.ref
-        parts = await self._all_parts(plan, ref)
+        parts = await self._all_parts(plan, ref, ending)
         found = status.aggregated(parts.values())
+        if ending.problem is None and not found.state.finished:
+            raise ClusterError(f"Slurm job {ref.uid} is {found.state.value}, though it had ended: it was started again")
         if waiting.logs:
             await output_of(self._client, waiting, self._say, dict(ending.log)).rest()
         if found.state is not JobState.SUCCEEDED:
@@ -127,23 +132,26 @@ class JobsOnSlurm(Jobs[Plan]):
 
         return [value(str(index)) for index in plan.array] if plan.array else value("")
 
-    async def _all_parts(self, plan: Plan, ref: JobRef) -> dict[str, Part]:
-        """How every element ended; where Slurm has forgotten it, as its script noted itself."""
+    async def _all_parts(self, plan: Plan, ref: JobRef, ending: Ending) -> dict[str, Part]:
+        """How every element ended; where Slurm has forgotten it, as the trigger saw it or its script noted."""
         parts = await self._jobs.parts(ref)
-        wanted = [str(index) for index in plan.array] or [""]
         known = {part.index for part in parts.values()}
-        if any(not part.over for part in parts.values()) or known.issuperset(wanted):
+        # An array may also be the script's own choice.
+        wanted = [str(index) for index in plan.array] or sorted(known) or [""]
+        if any(not part.over for part in parts.values()) or known.issuperset(wanted) or ending.problem is not None:
             return parts
-        for element, code in (await self._jobs.exits(ref)).items():
-            if element not in known:
-                state = "FAILED" if code else "COMPLETED"
-                noted = Part(ref.uid, element, state=state, exit_code=code, name=ref.name)
-                parts[noted.key] = noted
-        missing = [element for element in wanted if element not in {part.index for part in parts.values()}]
-        if missing:
-            what = f"elements {', '.join(missing[:10])} of job {ref.uid}" if plan.array else f"job {ref.uid}"
-            advice = "switch accounting on, or raise MinJobAge, so that Slurm remembers jobs for longer"
-            raise problem_error(Problem("Forgotten", f"Slurm does not know any more how {what} ended", advice))
+        noted = await self._jobs.exits(ref) if ending.succeeded is None else {}
+        for element in [each for each in wanted if each not in known]:
+            if ending.succeeded is not None:
+                state, code = "COMPLETED" if ending.succeeded else ending.reason or "FAILED", None
+            elif element in noted:
+                state, code = "FAILED" if noted[element] else "COMPLETED", noted[element]
+            else:
+                what = f"element {element} of job {ref.uid}" if plan.array else f"job {ref.uid}"
+                advice = "switch accounting on, or raise MinJobAge, so that Slurm remembers jobs for longer"
+                raise problem_error(Problem("Forgotten", f"Slurm does not know any more how {what} ended", advice))
+            part = Part(ref.uid, element, state=state, exit_code=code, name=ref.name)
+            parts[part.key] = part
         return parts
 
     async def _error(self, order: Order[Plan], ref: JobRef, ending: Ending, parts: Mapping[str, Part]) -> BaseException:
@@ -152,8 +160,8 @@ class JobsOnSlurm(Jobs[Plan]):
             return problem_error(ending.problem)
         failed = [part for part in parts.values() if status.STATES.get(part.state) is JobState.FAILED]
         if order.returns and failed and all(part.state == "FAILED" for part in failed):
-            left = [each for found in (await self._jobs.outcomes(ref)).values() for each in found]
-            if any(each.kind == outcomes.FAILURE for each in left):
+            left = await self._failures(ref)
+            if left:
                 try:
                     value_or_error(Ending(False), left, succeeded=False, returns=True, read=str)
                 except Exception as error:  # noqa: BLE001 - it is the answer
@@ -161,12 +169,28 @@ class JobsOnSlurm(Jobs[Plan]):
         element = failed[0].index if failed else ""
         return problem_error(status.problem_of(parts.values(), await tail(self._client, ref, element)))
 
+    async def _failures(self, ref: JobRef) -> list[Outcome]:
+        """What the ranks left, if one of them says that it failed."""
+        for pause in (*FAILED_PAUSES, 0.0):
+            left = [each for found in (await self._outcomes(ref)).values() for each in found]
+            if any(each.kind == outcomes.FAILURE for each in left):
+                return left
+            await asyncio.sleep(pause)
+        return []
+
+    async def _outcomes(self, ref: JobRef) -> dict[str, list[Outcome]]:
+        """Nothing where they cannot be read yet: a file may be there before what is in it."""
+        try:
+            return await self._jobs.outcomes(ref)
+        except OutcomeUnreadable:
+            return {}
+
     async def _left(self, plan: Plan, ref: JobRef) -> dict[str, list[Outcome]]:
         """What the ranks left, once rank 0's outcome is there."""
         wanted = [str(index) for index in plan.array] or [""]
         left: dict[str, list[Outcome]] = {}
         for pause in (*SETTLE_PAUSES, 0.0):
-            left = await self._jobs.outcomes(ref)
+            left = await self._outcomes(ref)
             if all(any(each.rank == 0 for each in left.get(element, [])) for element in wanted):
                 break
             await asyncio.sleep(pause)
@@ -180,24 +204,28 @@ class JobsOnSlurm(Jobs[Plan]):
         found = {}
         for name, output in plan.outputs.items():
             remote = output.remote(ref.address["directory"], name)
-            if await self._client.size(await self._absolute(remote)) is None:
-                raise ResultMissing(f"outputs.{name}: the script ended well but left no {output.kind} at {remote}")
-            if output.to is None:
-                found[name] = remote
-                continue
-            await self._copy(output, await self._absolute(remote))
-            found[name] = str(output.to)
+            # SFTP begins in the user's home, and knows no "~".
+            path = remote.removeprefix("~/")
+            for pause in (*SETTLE_PAUSES, None):
+                if await self._client.size(path) is not None:
+                    break
+                if pause is None:
+                    raise ResultMissing(f"outputs.{name}: the script ended well but left no {output.kind} at {remote}")
+                await asyncio.sleep(pause)
+            if output.to is not None:
+                await self._copy(output, path)
+            found[name] = remote if output.to is None else str(output.to)
         return found
-
-    async def _absolute(self, path: str) -> str:
-        """SFTP begins in the user's home, and knows no ``~``."""
-        return path.removeprefix("~/")
 
     async def _copy(self, output: SlurmOutput, remote: str) -> None:
         with tempfile.TemporaryDirectory(prefix="airflow-distrib-") as folder:
             local = Path(folder) / "output"
             await self._client.fetch(remote, local)
-            await asyncio.to_thread(_move, local, ObjectStoragePath(str(output.to)))
+            try:
+                await asyncio.to_thread(_move, local, ObjectStoragePath(str(output.to)))
+            except Exception as error:
+                # Whatever the object storage raises: the output is still there, for a later try.
+                raise ClusterError(f"{remote} cannot be copied to {output.to}: {error!r}") from error
 
 
 def _report(ref: JobRef, parts: Mapping[str, Part]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ _GOES_ON = frozenset({"scheduled", "queued", "running", "restarting", "up_for_re
 # An event sooner than that after the deferral may come to a scheduler that has not yet heard of the
 # first leg's end; it then takes that for the end of the second, and fails the task.
 EARLIEST_SECONDS = 5.0
+# How long an event waits for the end of a job that is not wanted any more: Airflow's own limit of the
+# deferral is a minute later than the trigger's.
+END_SECONDS = 35.0
 
 # Kills that go on after Airflow has given up waiting for on_kill.
 _killing: set[asyncio.Task[None]] = set()
@@ -64,9 +67,23 @@ class JobTrigger(BaseTrigger):
             ending = await job.until_over()
             if ending.succeeded is None and ending.problem is not None:
                 # Not wanted any more: it must not hold its nodes until a worker comes.
-                with contextlib.suppress(ClusterError):
-                    await job.cancel()
+                await self._end(waiting)
             return ending.to_json()
+
+    async def _end(self, waiting: Waiting) -> None:
+        """End the job; the event need not wait for a cluster that does not answer."""
+
+        async def end() -> None:
+            try:
+                async with opened(waiting, lambda text: log.info("%s", text)) as job:
+                    await job.cancel(keep_files=True)
+            except Exception:
+                log.exception("Cancelling %s failed", waiting.ref.name)
+
+        task = asyncio.get_running_loop().create_task(end(), context=contextvars.copy_context())
+        _killing.add(task)
+        task.add_done_callback(_killing.discard)
+        await asyncio.wait([task], timeout=END_SECONDS)
 
     async def on_kill(self) -> None:
         """Cancel the job, if the task was really ended and not only moved to another triggerer.
@@ -89,7 +106,10 @@ class JobTrigger(BaseTrigger):
                 log.info("%s: the task is still deferred, so its job goes on", waiting.ref.name)
                 return
             async with opened(waiting, lambda text: self.log.info("%s", text)) as job:
-                if state in _GOES_ON and await job.is_over():
+                over = False
+                with contextlib.suppress(ClusterError):
+                    over = state in _GOES_ON and await job.is_over()
+                if over:
                     # Another triggerer has seen the end, and a worker is about to read the result.
                     return
                 await job.cancel()

@@ -125,8 +125,12 @@ class Job(Protocol):
     async def until_over(self) -> Ending:
         """Wait for its end, its deadline, or a problem that lasts."""
 
-    async def cancel(self) -> None:
-        """End it; ending twice is no error."""
+    async def cancel(self, *, keep_files: bool = False) -> None:
+        """End it; ending twice is no error.
+
+        Args:
+            keep_files: leave what is about to be read, where it outlives the job.
+        """
 
     async def is_over(self) -> bool:
         """Whether it has ended by itself, or is gone."""

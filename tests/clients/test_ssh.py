@@ -14,11 +14,11 @@ from airflow_distrib.clients.ssh import Refused, SshClient, SshSettings, Unreach
 from airflow_distrib.core.errors import ClusterError
 from fake_slurm import FakeSlurm, running
 
+Test = Callable[[FakeSlurm], Coroutine[Any, Any, None]]
+
 
 @pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[FakeSlurm], Coroutine[Any, Any, None]]], None]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Test], None]:
     """Runs a test with a server of its own."""
     monkeypatch.setattr(ssh, "FIRST_PAUSE", 0.02)
 

@@ -348,7 +348,7 @@ def test_an_elastic_config_runs_on_a_slurm_when_one_is_named() -> None:
         assert elastic(**arguments).launcher == "slurm"
     shown = elastic(slurm={"partition": "gpu"}).render()
     assert {"--partition=gpu", "--nodes=2", "--ntasks-per-node=1"} <= set(shown["sbatch"])
-    assert "srun --kill-on-bad-exit=1 --ntasks-per-node=1 " in shown["script"]
+    assert "srun --kill-on-bad-exit=1 --ntasks-per-node=1 " in shown["ranks"]
 
 
 def test_a_function_for_a_slurm_runs_on_local_ranks_too() -> None:

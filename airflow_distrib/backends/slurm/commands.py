@@ -8,8 +8,18 @@ from collections.abc import Iterable, Sequence
 from airflow_distrib.backends.slurm.script import path
 
 # Exit statuses of our own, from sysexits.h.
-NO_FOLDER, TRY_AGAIN, NO_SCRIPT = 73, 75, 66
+NO_FOLDER, TRY_AGAIN, NO_SCRIPT, GIVEN_UP = 73, 75, 66, 77
 BASE = "~/.airflow-distrib"
+# Before every script: English messages, expressions of job arrays in full instead of their first 64
+# characters, and none of the user's own settings that would filter what is asked for.
+ENVIRONMENT = """\
+lc=${LC_ALL-unset}
+export LC_ALL=C SLURM_BITSTR_LEN=0
+for each in PARTITION ACCOUNT QOS LICENSES NAMES STATES USERS FORMAT FORMAT2 SORT ALL ARRAY PRIORITY; do
+  unset "SQUEUE_$each"
+done
+unset SACCT_FORMAT SACCT_FEDERATION SACCT_LOCAL SBATCH_WAIT SCANCEL_INTERACTIVE SCANCEL_NAME SCANCEL_STATE"""
+RESTORE = 'unset SLURM_BITSTR_LEN; if [ "$lc" = unset ]; then unset LC_ALL; else LC_ALL=$lc; fi'
 # How long one submission waits for another of the same job, in seconds.
 _LOCK_SECONDS = 60
 # How long after a cancel the job's folder is looked after, in seconds: KillWait is 30 by default.
@@ -28,71 +38,126 @@ mkdir -p -- {path(base)} && cd -- {path(base)} && mkdir -p -- {task}/{attempt} &
 cd -- {task}/{attempt} && pwd -P || exit {NO_FOLDER}"""
 
 
+# Also jobs of hidden partitions, whatever the user's own settings leave out.
+_SQUEUE = 'squeue --all --user="$(id -un)" --noheader'
+# Answers of sbatch --parsable: an id, and in a federation a cluster.
+_IDS = "grep -E '^[0-9]+(;[^ ;]+)?$'"
+
+
 def _lookup(name: str, clusters: str) -> str:
-    """Print the job of that name as ``id`` or ``id;cluster``, also one that is over; a status of its own on failure."""
-    quoted = shlex.quote(name)
-    where = on_cluster(clusters)
+    """A function of shell that prints the jobs of that name, the oldest first, also those that are over."""
+    quoted, where = shlex.quote(name), on_cluster(clusters)
     # The heading before the jobs of each cluster.
-    lines = """awk '/^CLUSTER:/ { cluster = ";" $2; next } NF { print $1 cluster }' | sort -n | head -n 1"""
-    squeue = f'squeue{where} --user="$(id -un)" --states=all --noheader --name={quoted} --format=%F'
-    return f"""found=$({squeue} 2>looking) || {{
-  cat looking >&2; exit {TRY_AGAIN}
-}}
-found=$(printf '%s\\n' "$found" | {lines})
-if [ -z "$found" ]; then
-  found=$(sacct{where} --noheader --parsable2 --allocations --name={quoted} --starttime=now-30days \\
-    --format=JobID,Cluster 2>/dev/null | sed 's/[_+][^|]*//' | sort -n | head -n 1)
-  found=${{found%%|*}}
-fi"""
+    queued = """awk '/^CLUSTER:/ { cluster = ";" $2; next } NF { print $1 cluster }'"""
+    cluster = '";" $2' if clusters else '""'
+    accounted = f"""awk -F '|' '{{ sub(/[_+].*/, "", $1); print $1 {cluster} }}'"""
+    return f"""lookup() {{
+  seen=$({_SQUEUE}{where} --states=all --name={quoted} --format=%F 2>looking) || {{
+    cat looking >&2; exit {TRY_AGAIN}
+  }}
+  seen=$(printf '%s\\n' "$seen" | {queued} | {_IDS} | sort -n -u)
+  if [ -z "$seen" ]; then
+    seen=$(sacct{where} --noheader --parsable2 --allocations --name={quoted} --starttime=now-30days \\
+      --format=JobID,Cluster 2>looking) || {{
+      grep -q -e disabled -e 'not found' looking || {{ cat looking >&2; exit {TRY_AGAIN}; }}
+    }}
+    seen=$(printf '%s\\n' "$seen" | {accounted} | {_IDS} | sort -n -u)
+  fi
+  printf '%s\\n' "$seen"
+}}"""
 
 
-def submit(folder: str, name: str, words: Sequence[str], clusters: str = "", script: str | None = None) -> str:
-    """Submit once, however often this runs: the answer is kept, and a lost one is looked for by name.
+def submit(
+    folder: str,
+    name: str,
+    words: Sequence[str],
+    clusters: str = "",
+    *,
+    script: str | None = None,
+    exports: Sequence[str] = (),
+) -> str:
+    """Submit once, however often and wherever this runs: the answer is kept, a lost one is looked for by name.
 
     Args:
         words: of sbatch, options and script.
         script: a script of the user's that has to be there.
+        exports: lines of shell that set what sbatch hands on to the job.
     """
     exists = ""
     if script is not None:
         exists = f'if [ ! -r {path(script)} ]; then echo "no such script" >&2; exit {NO_SCRIPT}; fi\n'
-    return f"""umask 077
+    quoted = shlex.quote(name)
+    # sbatch hands its own environment and umask on to the job; ours are not the user's.
+    theirs = "\n".join(['umask "$mask"', RESTORE, *exports, f"cd && exec sbatch --parsable {' '.join(words)}"])
+    return f"""mask=$(umask)
+umask 077
 cd -- {shlex.quote(folder)} || exit {NO_FOLDER}
-exec 9>lock
+{_lookup(name, clusters)}
+withdraw() {{
+  scancel $(printf '%s' "$1" | sed -n 's/.*;/--clusters=/p') --name={quoted} "${{1%%;*}}"
+}}
+{exists}exec 9>lock || exit {NO_FOLDER}
 if command -v flock >/dev/null 2>&1; then
   flock -w {_LOCK_SECONDS} 9
   if [ $? -eq 1 ]; then echo "another submission of this job still runs" >&2; exit {TRY_AGAIN}; fi
 fi
 if [ ! -s submitted ]; then
-  found=
-  if [ -e trying ]; then
-{_lookup(name, clusters)}
-  fi
+  found= again=
+  # Made by one alone, also where locks do not reach from one login node to the next.
+  mkdir trying 2>/dev/null || again=yes
+  if [ -n "$again" ]; then found=$(lookup) || exit $?; found=$(printf '%s\\n' "$found" | head -n 1); fi
   if [ -z "$found" ]; then
-    {exists}: >trying
-    (cd && exec sbatch --parsable {" ".join(words)}) >answer 2>refusal
+    answer=$(
+{theirs}
+    2>refusal)
     code=$?
-    if [ $code -ne 0 ]; then cat refusal >&2; exit 1; fi
-    found=$(tail -n 1 answer)
+    found=$(printf '%s\\n' "$answer" | {_IDS} | tail -n 1)
+    # What failed may have been done all the same.
+    if [ -z "$found" ]; then found=$(lookup) || exit $?; found=$(printf '%s\\n' "$found" | head -n 1); fi
+    if [ -z "$found" ]; then cat refusal >&2; printf '%s\\n' "$answer" >&2; exit $((code ? code : {TRY_AGAIN})); fi
+    if [ -n "$again" ]; then
+      oldest=$(lookup) || exit $?
+      oldest=$(printf '%s\\n' "$oldest" | head -n 1)
+      if [ -n "$oldest" ] && [ "${{oldest%%;*}}" != "${{found%%;*}}" ]; then withdraw "$found"; found=$oldest; fi
+    fi
   fi
-  printf '%s\\n' "$found" >submitted.new && mv submitted.new submitted || exit {NO_FOLDER}
+  printf '%s\\n' "$found" >submitted.new && mv submitted.new submitted || {{ withdraw "$found"; exit {NO_FOLDER}; }}
+fi
+if [ -e given-up ]; then
+  withdraw "$(cat submitted)"
+  rm -rf -- {shlex.quote(folder)}
+  echo "nobody wants this job any more" >&2
+  exit {GIVEN_UP}
 fi
 cat submitted"""
+
+
+def give_up(folder: str) -> str:
+    """Remove the folder of a job that was never submitted; one that is just being submitted is marked instead."""
+    quoted = shlex.quote(folder)
+    return f"""cd -- {quoted} 2>/dev/null || exit 0
+: >given-up
+exec 9>lock
+if [ -e submitted ] || {{ command -v flock >/dev/null 2>&1 && ! flock -n 9; }}; then exit 0; fi
+{remove_folder(folder)}"""
+
+
+def remove_submitted(folder: str) -> str:
+    """Remove a folder whose job is known, and cancelled."""
+    return f"if [ -s {shlex.quote(folder)}/submitted ]; then {remove_folder(folder)}; fi"
 
 
 def find(folder: str, name: str, clusters: str = "") -> str:
     """Print the job that was submitted from a folder, if any was."""
     return f"""cd -- {shlex.quote(folder)} 2>/dev/null || exit 0
 if [ -s submitted ]; then cat submitted; exit 0; fi
-if [ -e trying ]; then
 {_lookup(name, clusters)}
-printf '%s\\n' "$found"
-fi"""
+if [ -e trying ]; then lookup; fi"""
 
 
 def queue(cluster: str) -> str:
     """All jobs of the user, also those that are over and not yet forgotten."""
-    return f'squeue{on_cluster(cluster)} --user="$(id -un)" --states=all --noheader --format="%i|%T|%r|%j"'
+    return f'{_SQUEUE}{on_cluster(cluster)} --states=all --format="%i|%T|%r|%j"'
 
 
 def accounting(jobs: Iterable[str], cluster: str) -> str:
@@ -106,14 +171,18 @@ def accounting(jobs: Iterable[str], cluster: str) -> str:
 
 def details(jobs: Iterable[str], cluster: str) -> str:
     """What the controller says of jobs, one line each; nothing of those that it has forgotten."""
-    return "\n".join(
-        f"scontrol{on_cluster(cluster)} --oneliner show job {shlex.quote(job)} 2>/dev/null || :" for job in jobs
-    )
+    ids = " ".join(map(shlex.quote, jobs))
+    return f"""for job in {ids}; do
+  told=$(scontrol{on_cluster(cluster)} --oneliner show job "$job" 2>&1)
+  if [ $? -eq 0 ]; then printf '%s\\n' "$told"; continue; fi
+  # That it does not answer must not be taken for that it does not know.
+  case "$told" in *"Invalid job id"*) ;; *) printf '%s\\n' "$told" >&2; exit {TRY_AGAIN} ;; esac
+done"""
 
 
 def _gone(job: str, cluster: str) -> str:
     """A function of shell: true only if Slurm says that the job is over, or unknown."""
-    squeue = f"squeue{on_cluster(cluster)} --noheader --format=%T --jobs={shlex.quote(job)}"
+    squeue = f"squeue --all{on_cluster(cluster)} --noheader --format=%T --jobs={shlex.quote(job)}"
     return f"""gone() {{
   left=$({squeue} 2>&1); code=$?
   case "$left" in *"Invalid job id"*) return 0 ;; esac
@@ -151,7 +220,7 @@ def remove_folder(folder: str) -> str:
 
 def of_task(base: str, task: str, clusters: str) -> str:
     """Print the user's jobs that are not over, then a line of dashes, then the folders of a task."""
-    return f"""squeue{on_cluster(clusters)} --user="$(id -un)" --noheader --format="%F|%j|%k" || exit {TRY_AGAIN}
+    return f"""{_SQUEUE}{on_cluster(clusters)} --format="%F|%j|%k" || exit {TRY_AGAIN}
 echo ----
 cd -- {path(base)}/{task} 2>/dev/null || exit 0
 for each in */; do [ -d "$each" ] && printf '%s\\n' "$(pwd -P)/${{each%/}}"; done

@@ -282,7 +282,8 @@ class Sbatch(config.Config):
     @property
     def tasks(self) -> int | None:
         """Tasks of the job, the world size of a function; None where only Slurm knows."""
-        total = _tasks(self.values())
+        implied = any(name.startswith("ntasks-per-") for name in self.sbatch_options or {})
+        total = None if implied and self.ntasks is None else _tasks(self.values())
         for each in self.components or ():
             more = _tasks(each)
             total = None if total is None or more is None else total + more
@@ -297,6 +298,8 @@ class Sbatch(config.Config):
 def _tasks(options: Mapping[str, Any]) -> int | None:
     if options.get("ntasks"):
         return int(options["ntasks"])
+    if options.get("gpus_per_task"):
+        return None
     nodes = str(options.get("nodes") or 1)
     return int(nodes) * int(options.get("ntasks_per_node") or 1) if nodes.isdecimal() else None
 

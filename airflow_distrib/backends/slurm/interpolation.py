@@ -24,19 +24,35 @@ _HEREDOC = re.compile(r"<<(-?)[ \t]*(\\?)('[^'\n]*'|\"[^\"\n]*\"|[^\s;&|<>()'\"]
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
-# Where the shell evaluates what a variable holds. Read backwards from a place, on its own line.
-_EVALUATED = re.compile(
-    r"(?:^|[;&|(\s])(?:let|eval)\s[^;&|\n]*$"  # the arguments of let and eval
-    r"|[A-Za-z_]\w*\[[^]]*$"  # an array's index
-)
-_COMPARED = re.compile(r"\s-(?:eq|ne|lt|le|gt|ge)\s")
-_OTHER_SHELL = re.compile(r"\b(?:ba|da|z|k)?sh\s+(?:-\w+\s+)*-\w*c\s[^;&|\n]*$")
+_COMPARED = re.compile(r"(?:^|\s)-(?:eq|ne|lt|le|gt|ge|v|R)\s")
 # ${name:-text} and its like take text; everything else in ${...} is evaluated.
-_TAKES_TEXT = re.compile(r"[A-Za-z_]\w*(?:\[[^]]*\])?(?::?[-=?+]|##?|%%?|//?)")
+_TAKES_TEXT = re.compile(r"\$\{[A-Za-z_]\w*(?:\[[^]]*\])?(?::?[-=?+]|##?|%%?|//?)")
+
+# Words before a command's own name, and assignments.
+_BEFORE_COMMAND = re.compile(
+    r"(?:(?:if|then|else|elif|while|until|do|time|coproc|!|\{)\s+|[A-Za-z_]\w*\+?=(?:\"[^\"]*\"|'[^']*'|\S)*\s+)*"
+)
+# Commands of the shell whose words are more than text to it: code, arithmetic, names of variables.
+_NEVER = frozenset({"eval", "let", "trap", "read", "mapfile", "readarray", "unset", "getopts", "alias", "ssh", "su"})
+_DECLARING = frozenset({"declare", "typeset", "local", "readonly"})
+_OPTION_I = re.compile(r"\s-\w*[in]\w*\s")
+_OPTION_V = re.compile(r"\s-v\s+$")
+# Programs that take code as text; inside quotes a value would be part of it.
+_INTERPRETERS = re.compile(
+    r"(?:^|[\s/])(?:(?:ba|da|k|z|c|tc|fi)?sh|python[\d.]*|perl|ruby|node|lua|Rscript|R|julia|php|octave|sed|"
+    r"[gmn]?awk|psql|mysql|sqlite3|eval|trap|ssh|su|parallel|watch|xargs)(?=\s)"
+)
+_CODE_OPTION = re.compile(r"\s(?:-\w*[ce]\w*|--command|--eval|--wrap)(?:[\s=]|$)")
+_CODE_ALWAYS = re.compile(r"(?:^|[\s/])(?:[gmn]?awk|sed|eval|trap|ssh|su|parallel|watch)\s")
+# Commands to which a here-document is nothing but text.
+_TEXT_READERS = frozenset({"cat", "tee"})
 
 PLAIN, DOUBLE, SINGLE, ANSI, ARITHMETIC, BRACES, BACKTICK, COMMENT = (
     *("plain", "double quotes", "single quotes", "$'...'", "arithmetic", "${...}", "backticks", "a comment"),
 )
+
+
+_ADVICE = """sh -c '... "$1"' _ {inputs.x}"""
 
 
 def variable(kind: str, name: str) -> str:
@@ -94,9 +110,9 @@ class _Reader:
         self._script, self._values = script, values
         self._at = 0
         self._out: list[str] = []
-        # What is open, how many parentheses stand in it, and where it began.
-        self._open: list[list[Any]] = [[PLAIN, 0, 0]]
-        self._heredocs: list[tuple[str, bool, bool]] = []
+        # What is open, how many parentheses stand in it, where it began, and where its present command did.
+        self._open: list[list[Any]] = [[PLAIN, 0, 0, 0]]
+        self._heredocs: list[tuple[str, bool, bool, str]] = []
 
     def run(self) -> str:
         while self._at < len(self._script):
@@ -115,12 +131,12 @@ class _Reader:
         self._out.append(read if written is None else written)
         self._at += len(read)
 
-    def _starts(self, text: str) -> bool:
+    def _starts(self, text: str | tuple[str, ...]) -> bool:
         return self._script.startswith(text, self._at)
 
     def _enter(self, state: str, opening: str) -> None:
         self._take(opening)
-        self._open.append([state, 0, self._at])
+        self._open.append([state, 0, self._at, self._at])
 
     def _leave(self, closing: str) -> None:
         self._take(closing)
@@ -133,15 +149,11 @@ class _Reader:
         return self._script.count("\n", 0, self._at) + 1
 
     def _replacement(self, kind: str, name: str, text: str) -> str:
-        named = self._values.get(kind, {})
         if self._state == COMMENT:
             return text
-        if name not in named:
-            there = ", ".join(named) or "none"
-            raise ConfigError("script", f"line {self._line()} says {text}, but {kind} has {there}")
-        if not _NUMBER.fullmatch(named[name]) and (why := self._evaluated()):
+        reference = self._known(kind, name, text)
+        if not self._is_number(kind, name) and (why := self._evaluated()):
             raise ConfigError("script", f"line {self._line()} says {text} {why}; there it must be a number")
-        reference = f"${{{variable(kind, name)}}}"
         quoted = {SINGLE: f"'\"{reference}\"'", ANSI: f"'\"{reference}\"$'"}
         if self._state in quoted:
             return quoted[self._state]
@@ -149,55 +161,98 @@ class _Reader:
         bare = self._state in (PLAIN, BACKTICK) or (self._state == BRACES and DOUBLE not in open_states)
         return f'"{reference}"' if bare else reference
 
+    def _is_number(self, kind: str, name: str) -> bool:
+        return bool(_NUMBER.fullmatch(self._values.get(kind, {}).get(name, "")))
+
+    def _known(self, kind: str, name: str, text: str) -> str:
+        """The variable of a place.
+
+        Raises:
+            ConfigError: there is no such input or output.
+        """
+        named = self._values.get(kind, {})
+        if name not in named:
+            there = ", ".join(named) or "none"
+            raise ConfigError("script", f"line {self._line()} says {text}, but {kind} has {there}")
+        return f"${{{variable(kind, name)}}}"
+
+    def _command(self) -> str:
+        """The simple command at this place, as far as it is read, without what stands before its name."""
+        begin = next(each[3] for each in reversed(self._open) if each[0] in (PLAIN, BACKTICK))
+        text = self._script[begin : self._at].replace("\\\n", " ").lstrip()
+        return text[_BEFORE_COMMAND.match(text).end() :]  # type: ignore[union-attr] # it matches nothing, too
+
     def _evaluated(self) -> str:
         """Why the shell would take a text at this place for more than a text; empty when it would not."""
-        begin = self._script.rfind("\n", 0, self._at) + 1
-        end = self._script.find("\n", self._at)
-        before, after = self._script[begin : self._at], self._script[self._at : end if end >= 0 else None]
         if any(each[0] == ARITHMETIC for each in self._open):
             return "in arithmetic, which the shell evaluates"
-        if self._state == BRACES and not _TAKES_TEXT.match(self._script[self._open[-1][2] : self._at]):
-            return "in ${...}, which the shell evaluates"
-        if _EVALUATED.search(before):
-            return "as an index, or for let or eval, which the shell evaluates"
-        condition = before.rpartition("[[")[2] if "[[" in before else None
-        if condition is not None and "]]" not in condition and _COMPARED.search(condition + after.partition("]]")[0]):
+        for each in self._open:
+            if each[0] == BRACES and not _TAKES_TEXT.match(self._script, each[2] - 2):
+                return "in ${...}, which the shell evaluates"
+        if self._inside_condition():
             return "in a comparison of numbers, which the shell evaluates"
-        if self._state in (SINGLE, DOUBLE, ANSI) and _OTHER_SHELL.search(before):
-            return "in the text of another shell, which evaluates it; pass it as an argument: sh -c '... \"$1\"' _ " + (
-                "{inputs.x}"
-            )
+        command = self._command()
+        word = re.split(r"[\s;&|]", command)[-1] if self._state == PLAIN else ""
+        if word.count("[") > word.count("]"):
+            return "as an index, which the shell evaluates"
+        return self._evaluated_by(command)
+
+    def _evaluated_by(self, command: str) -> str:
+        """The same, because of the command whose word this is."""
+        name = command.split(maxsplit=1)[0].rpartition("/")[2] if command.strip() else ""
+        words = f" {command}"
+        if name in _NEVER or (name in _DECLARING and _OPTION_I.search(words)) or _OPTION_V.search(words):
+            return f"for {name}, which evaluates it"
+        quoted = self._state in (SINGLE, DOUBLE, ANSI)
+        interprets = _INTERPRETERS.search(words) and (_CODE_OPTION.search(words) or _CODE_ALWAYS.search(words))
+        if (quoted and interprets) or (quoted and "--wrap" in words):
+            return f"in the text of another program, which evaluates it; pass it as an argument, as in {_ADVICE}"
         return ""
+
+    def _inside_condition(self) -> bool:
+        """Whether this is in a [[ ... ]] that compares numbers, or asks for a variable."""
+        before = self._script[: self._at].replace("\\\n", " ")
+        begin = before.rfind("[[ ")
+        if begin < 0 or before.rfind(" ]]") > begin:
+            return False
+        after = self._script[self._at :].replace("\\\n", " ").partition("]]")[0]
+        return bool(_COMPARED.search(f"{before[begin + 2 :]}{after}"))
 
     # ------------------------------------------------------------------ states
 
     def _plain(self) -> None:
         if self._starts("\\"):
             self._take(self._script[self._at : self._at + 2])
-        elif self._starts("\n"):
-            self._take("\n")
-            self._read_heredocs()
+        elif self._starts(("\n", ";", "&", "|")):
+            self._end_command()
         elif self._starts("#") and self._begins_word():
             self._enter(COMMENT, "#")
-        elif self._starts("'"):
-            self._enter(SINGLE, "'")
-        elif self._starts('"'):
-            self._enter(DOUBLE, '"')
+        elif self._starts(("'", '"')):
+            self._enter(SINGLE if self._starts("'") else DOUBLE, self._script[self._at])
         elif self._starts("<<<"):
             self._take("<<<")
         elif self._starts("<<") and (found := _HEREDOC.match(self._script, self._at)):
             word = found[3]
             literal = bool(found[2]) or word[0] in "'\""
-            self._heredocs.append((word.strip("'\""), bool(found[1]), literal))
+            reader = (self._command().split(maxsplit=1) or [""])[0].rpartition("/")[2]
+            self._heredocs.append((word.strip("'\""), bool(found[1]), literal, reader))
             self._take(found[0])
-        elif self._starts("((") and self._begins_word():
+        elif self._starts("(("):
             self._enter(ARITHMETIC, "((")
         elif not self._dollar():
             self._parentheses()
 
+    def _end_command(self) -> None:
+        ends_line = self._starts("\n")
+        self._take(self._script[self._at])
+        if ends_line:
+            self._read_heredocs()
+        self._open[-1][3] = self._at
+
     def _parentheses(self) -> None:
         if self._starts("("):
             self._open[-1][1] += 1
+            self._open[-1][3] = self._at + 1
         elif self._starts(")"):
             if self._open[-1][1] == 0:
                 self._leave(")")
@@ -214,6 +269,8 @@ class _Reader:
             self._enter(ANSI, "$'")
         elif self._starts("$(("):
             self._enter(ARITHMETIC, "$((")
+        elif self._starts("$["):
+            self._enter(ARITHMETIC, "$[")
         elif self._starts("$("):
             self._enter(PLAIN, "$(")
         elif self._starts("${"):
@@ -254,8 +311,10 @@ class _Reader:
             self._take(self._script[self._at])
 
     def _arithmetic(self) -> None:
-        if self._starts("))") and self._open[-1][1] == 0:
-            self._leave("))")
+        bracket = self._script.startswith("$[", self._open[-1][2] - 2)
+        closing = "]" if bracket else "))"
+        if self._starts(closing) and self._open[-1][1] == 0:
+            self._leave(closing)
         elif not self._dollar():
             if self._starts("("):
                 self._open[-1][1] += 1
@@ -289,37 +348,45 @@ class _Reader:
 
     def _read_heredocs(self) -> None:
         """The bodies of the here-documents that the line before announced."""
-        for word, strips, literal in self._heredocs:
+        for word, strips, literal, reader in self._heredocs:
+            body = ""
             while self._at < len(self._script):
                 end = self._script.find("\n", self._at)
                 line = self._script[self._at : len(self._script) if end < 0 else end + 1]
                 if (line.lstrip("\t") if strips else line).rstrip("\n") == word:
                     self._take(line)
                     break
-                self._take(line, self._of_heredoc(line, literal=literal))
+                self._take(line, self._of_heredoc(line, body, literal=literal, reader=reader))
+                body += line
         self._heredocs = []
 
-    def _of_heredoc(self, line: str, *, literal: bool) -> str:
+    def _of_heredoc(self, line: str, body: str, *, literal: bool, reader: str) -> str:
         def replace(found: re.Match[str]) -> str:
+            why = ""
             if literal:
-                raise ConfigError(
-                    "script",
-                    f"line {self._line()} says {found[0]} in a here-document with a quoted delimiter, where the shell "
-                    "expands nothing; take the quotes from the delimiter",
-                )
-            if self._inside_substitution(line[: found.start()]):
-                raise ConfigError(
-                    "script",
-                    f"line {self._line()} says {found[0]} in a substitution inside a here-document; set a variable "
-                    "before it and use that",
-                )
-            return self._replacement(found[1], found[2], found[0]).strip('"')
+                why = "with a quoted delimiter, where the shell expands nothing; take the quotes from the delimiter"
+            elif _has_open_substitution(body + line[: found.start()]):
+                why = "inside a substitution; set a variable before it and use that"
+            elif reader not in _TEXT_READERS and not _NUMBER.fullmatch(
+                self._values.get(found[1], {}).get(found[2], "")
+            ):
+                why = f"for {reader}, which may evaluate it; write it to a file by cat, or use the environment"
+            if why:
+                raise ConfigError("script", f"line {self._line()} says {found[0]} in a here-document {why}")
+            return self._known(found[1], found[2], found[0])
 
         return PLACE.sub(replace, line)
 
-    @staticmethod
-    def _inside_substitution(before: str) -> bool:
-        return any(mark in before for mark in ("$(", "`", "${"))
+
+def _has_open_substitution(text: str) -> bool:
+    """Whether a text of a here-document ends inside ``$(...)``, ``${...}`` or backticks."""
+    before = None
+    while before != text:
+        before, text = text, _CLOSED.sub("", text)
+    return any(mark in text for mark in ("$(", "`", "${", "$["))
+
+
+_CLOSED = re.compile(r"\\.|\$?\([^()`]*\)|\$\{[^{}`]*\}|`[^`]*`|\$\[[^][`]*\]")
 
 
 _RULES: Mapping[str, Callable[[_Reader], None]] = {

@@ -6,19 +6,21 @@ import asyncio
 import logging
 import re
 import shlex
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from airflow_distrib.backends.slurm import commands, options, status
 from airflow_distrib.backends.slurm.plan import ELEMENT, PAYLOAD, Plan, Submission
 from airflow_distrib.backends.slurm.status import Part
 from airflow_distrib.clients.ssh import Finished, SshClient
-from airflow_distrib.core.errors import ClusterError, JobNotStarted
+from airflow_distrib.core.errors import ClusterError, JobNotStarted, JobTerminated
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import Problem, Retry
 from airflow_distrib.runner import outcome as outcomes
-from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable
+from airflow_distrib.runner.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +28,16 @@ SYSTEM = "slurm"
 
 # How long a controller that does not answer is waited for at submit, in seconds.
 SUBMIT_SECONDS = 300.0
-_PAUSE = 5.0
+_PAUSE = 15.0
 # What sbatch says of a controller that is away or busy; the job may exist all the same.
 _AWAY = re.compile(
     r"timed out|Unable to contact|Connection refused|Zero Bytes|Unexpected message|temporarily unavailable|"
     r"Transport endpoint|Unable to establish|Communication connection failure|Slurm controller|"
-    r"Resource temporarily|still in the process|Slurmctld|Protocol authentication error|Munge",
+    r"Resource temporarily|still in the process|Slurmctld|Protocol authentication error|Munge|standby mode|"
+    r"Message (?:receive|send) failure|Unable to create job record|try again",
     re.IGNORECASE,
 )
+_NOT_FOUND = 127
 # What it says of limits that pass.
 _LIMITS = re.compile(r"QOSMaxSubmit|AssocMaxSubmit|job submit limit|AssocGrpSubmit|MaxJobCount|too many", re.IGNORECASE)
 # %a of an array that has not started yet, as scontrol prints it.
@@ -85,19 +89,26 @@ class SlurmJobs:
         submission = plan.build(folder)
         await self._send(plan, folder, submission, payload)
         script = commands.submit(
-            folder, plan.name, submission.shell_words(), str(plan.config.clusters or ""), submission.script
+            folder,
+            plan.name,
+            submission.shell_words(),
+            str(plan.config.clusters or ""),
+            script=submission.script,
+            exports=[f"export {name}={shlex.quote(value)}" for name, value in submission.exports.items()],
         )
-        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in submission.exports.items())
-        job, cluster = status.submitted(await self._answered(exports + script, submission))
+        job, cluster = status.submitted(await self._answered(script, submission))
         return await self._placed(announced, job, cluster, submission), False
 
     async def _send(self, plan: Plan, folder: str, submission: Submission, payload: bytes | None) -> None:
         files = dict(submission.files) | ({PAYLOAD: payload} if payload is not None else {})
         for name, content in files.items():
             await self.client.write(f"{folder}/{name}", content)
-        for name, path in plan.uploads.items():
-            await self.client.run(f"mkdir -p -- {shlex.quote(f'{folder}/{name}'.rpartition('/')[0])}")
-            await self.client.send(path, f"{folder}/{name}")
+        for name, copy in plan.uploads.items():
+            with tempfile.TemporaryDirectory(prefix="airflow-distrib-") as here:
+                local = Path(here) / "input"
+                await asyncio.to_thread(copy, local)
+                await self.client.run(f"mkdir -p -- {shlex.quote(f'{folder}/{name}'.rpartition('/')[0])}")
+                await self.client.send(local, f"{folder}/{name}")
 
     async def _answered(self, script: str, submission: Submission) -> str:
         end = time.monotonic() + SUBMIT_SECONDS
@@ -106,8 +117,9 @@ class SlurmJobs:
             if done.code == 0:
                 return done.out
             said = _said(done)
-            away = done.code == commands.TRY_AGAIN or _AWAY.search(said)
-            if not away:
+            ours = done.code in (commands.NO_SCRIPT, commands.NO_FOLDER, commands.GIVEN_UP, _NOT_FOUND)
+            # Only sbatch's own word counts as a refusal; one that was killed has said nothing.
+            if ours or (done.code != commands.TRY_AGAIN and "sbatch:" in said and not _AWAY.search(said)):
                 raise self._refused(done, said, submission)
             if time.monotonic() > end:
                 raise ClusterError(f"Slurm does not answer on {self.client.settings.place}: {said}")
@@ -119,9 +131,11 @@ class SlurmJobs:
         if done.code == commands.NO_SCRIPT:
             told = f"script_path: there is no script {submission.script} on {place} that the user may read"
             return JobNotStarted(Problem("ScriptMissing", told, "mend script_path", Retry.CANNOT_HELP))
+        if done.code == commands.GIVEN_UP:
+            return JobTerminated("the job was given up while it was submitted, and is cancelled")
         if done.code == commands.NO_FOLDER:
             return ClusterError(f"the job's private folder on {place} cannot be used: {said}")
-        if "sbatch: not found" in said or "sbatch: command not found" in said:
+        if done.code == _NOT_FOUND:
             told = f"there is no sbatch in the search path on {place}"
             return JobNotStarted(
                 Problem("NoSlurm", told, "set slurm_path in the connection's extra", Retry.CANNOT_HELP)
@@ -148,8 +162,7 @@ class SlurmJobs:
 
     async def _files_of(self, job: str, cluster: str) -> tuple[str, str]:
         """Where Slurm writes a job's output; empty where it has forgotten the job."""
-        done = await self.client.run(commands.details([job], cluster))
-        for line in done.out.splitlines():
+        for line in (await self._detailed([job], cluster)).splitlines():
             fields = status.fields_of(line)
             if fields.get("JobId") == job or fields.get("ArrayJobId") == job:
                 return _pattern(fields, "StdOut"), _pattern(fields, "StdErr")
@@ -163,9 +176,8 @@ class SlurmJobs:
         done = await self.client.run(commands.find(address["directory"], announced.name, address.get("clusters", "")))
         if done.code:
             raise ClusterError(f"Slurm does not answer on {self.client.settings.place}: {_said(done)}")
-        if not done.out.strip():
-            return None
-        return await self._placed(announced, *status.submitted(done.out), None)
+        told = [line for line in done.out.splitlines() if re.fullmatch(r"\d+(;[^ ;]+)?", line.strip())]
+        return await self._placed(announced, *status.submitted(told[0]), None) if told else None
 
     async def queue(self, cluster: str) -> dict[str, dict[str, Part]]:
         """All jobs of the user that the controller has not forgotten.
@@ -179,45 +191,73 @@ class SlurmJobs:
         return status.from_squeue(done.out)
 
     async def forgotten(self, jobs: Iterable[str], cluster: str) -> dict[str, dict[str, Part]]:
-        """What the accounting, and then the controller, says of jobs that squeue does not show."""
+        """What the accounting, and then the controller, says of jobs that squeue does not show.
+
+        Raises:
+            ClusterError: one of them does not answer, and the other does not know.
+        """
         ids = sorted(jobs)
         if not ids:
             return {}
-        done = await self.client.run(commands.accounting(ids, cluster), attempts=1)
-        # Without accounting sacct ends with an error; the controller may still know.
-        found = status.from_sacct(done.out) if done.code == 0 else {}
+        past, trouble = await self._accounted(ids, cluster, 1)
+        # What the accounting believes to run, and the queue does not show, it may have missed the end of.
+        found = {job: parts for job, parts in past.items() if all(part.over for part in parts.values())}
         missing = [job for job in ids if job not in found]
         if missing:
-            done = await self.client.run(commands.details(missing, cluster), attempts=1)
-            found |= status.from_scontrol(done.out)
+            now = status.from_scontrol(await self._detailed(missing, cluster, 1))
+            found |= now
+            if trouble and set(missing) - set(now):
+                raise ClusterError(f"sacct: {trouble}")
         return found
 
+    async def _accounted(
+        self, ids: list[str], cluster: str, attempts: int | None = None
+    ) -> tuple[dict[str, dict[str, Part]], str]:
+        """What the accounting says, and why it does not answer; that there is none is no trouble."""
+        done = await self.client.run(commands.accounting(ids, cluster), attempts=attempts)
+        if done.code == 0:
+            return status.from_sacct(done.out), ""
+        said = _said(done)
+        return {}, "" if "disabled" in said or "not found" in said else said
+
+    async def _detailed(self, ids: list[str], cluster: str, attempts: int | None = None) -> str:
+        done = await self.client.run(commands.details(ids, cluster), attempts=attempts)
+        if done.code:
+            raise ClusterError(f"scontrol: {_said(done)}")
+        return done.out
+
     async def parts(self, ref: JobRef) -> dict[str, Part]:
-        """All that Slurm knows of one job: what it is now, or how it ended."""
+        """All that Slurm knows of one job: what it is now, or how it ended.
+
+        Raises:
+            ClusterError: nobody answers who could know.
+        """
         cluster = ref.address.get("cluster", "")
-        done = await self.client.run(commands.details([ref.uid], cluster))
-        now = status.of_job(status.from_scontrol(done.out), ref.uid, ref.name)
-        done = await self.client.run(commands.accounting([ref.uid], cluster))
-        past = status.of_job(status.from_sacct(done.out), ref.uid, ref.name) if done.code == 0 else {}
+        now = status.of_job(status.from_scontrol(await self._detailed([ref.uid], cluster)), ref.uid, ref.name)
+        accounted, trouble = await self._accounted([ref.uid], cluster)
+        past = status.of_job(accounted, ref.uid, ref.name)
+        if not now and trouble:
+            raise ClusterError(f"sacct: {trouble}")
         # The accounting is late, and alone knows who cancelled a job and what the controller has forgotten.
-        merged = {key: part for key, part in past.items() if part.over or not now}
+        merged = {key: part for key, part in past.items() if part.over}
         for key, part in now.items():
             later = merged.get(key)
-            merged[key] = later if later is not None and later.over and part.over else part
+            merged[key] = later if later is not None and part.over else part
         return merged
 
     async def outcomes(self, ref: JobRef) -> dict[str, list[Outcome]]:
-        """What the ranks left, by element of the array; ``""`` for a single job."""
+        """What the ranks left, by element of the array; ``""`` for a single job.
+
+        Raises:
+            OutcomeUnreadable: a file is not whole, perhaps not yet.
+        """
         done = await self.client.run(commands.outcomes(ref.address["directory"]))
         found: dict[str, list[Outcome]] = {}
         for line in done.out.splitlines():
             name, tab, text = line.partition("\t")
             if not tab:
                 continue
-            try:
-                found.setdefault(name.partition(".")[2], []).append(outcomes.from_json(text))
-            except OutcomeUnreadable as error:
-                raise ClusterError(f"an outcome in {ref.address['directory']} cannot be read: {error}") from error
+            found.setdefault(name.partition(".")[2], []).append(outcomes.from_json(text))
         return found
 
     async def exits(self, ref: JobRef) -> dict[str, int]:
@@ -228,8 +268,11 @@ class SlurmJobs:
 
     # ------------------------------------------------------------------ ending
 
-    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0) -> bool:
+    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
         """Cancel the whole job and remove its folder; cancelling twice is no error.
+
+        Args:
+            keep_files: leave the folder: somebody is about to read what is in it.
 
         Returns:
             Whether it is known to be gone.
@@ -238,13 +281,16 @@ class SlurmJobs:
             ClusterError: the controller does not answer.
         """
         address = ref.address
-        script = commands.cancel(
-            ref.uid, ref.name, address.get("cluster", ""), address.get("directory", ""), confirm_for
-        )
+        folder = "" if keep_files else address.get("directory", "")
+        script = commands.cancel(ref.uid, ref.name, address.get("cluster", ""), folder, confirm_for)
         done = await self.client.run(script, seconds=confirm_for + 60)
         if done.code:
             raise ClusterError(f"scancel: {_said(done)}")
         return done.out.strip().endswith("gone")
+
+    async def give_up(self, announced: JobRef) -> None:
+        """Submit no more: a submission that still runs somewhere cancels its own job when it is done."""
+        await self.client.run(commands.give_up(announced.address["directory"]))
 
     async def remove(self, ref: JobRef) -> None:
         """Remove a finished job's folder."""
@@ -270,8 +316,9 @@ class SlurmJobs:
             await self.cancel(ref, confirm_for=5.0)
         mine = {plan.attempt, (keep.address.get("directory", "") if keep else "").rpartition("/")[2]}
         for folder in folders.splitlines():
-            if folder.rpartition("/")[2] not in mine:
-                await self.client.run(commands.remove_folder(folder))
+            if folder.startswith("/") and folder.rpartition("/")[2] not in mine:
+                await self.client.run(commands.give_up(folder))
+                await self.client.run(commands.remove_submitted(folder))
         return list(old.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,9 @@ def job_name(config: Sbatch, identity: JobIdentity) -> str:
     """The name by which a job is found again: it differs between any two tries."""
     if config.job_name is None:
         return identity.name(MAX_NAME)
-    return f"{config.job_name[: MAX_NAME - 11]}-{identity.digest}"
+    # Slurm takes lists of names with commas, and drops blanks.
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", config.job_name)
+    return f"{readable[: MAX_NAME - 11]}-{identity.digest}"
 
 
 def comment(config: Sbatch, identity: JobIdentity) -> str:

@@ -60,7 +60,7 @@ class Plan:
         task: digest of the task instance, the name of the folder of all its tries.
         attempt: name of this try's folder in it.
         build: makes the submission from the path of the private folder.
-        uploads: files and folders of the worker that go there too, by name.
+        uploads: files and folders that go there too, by name; each copies itself to a path of this worker.
         outputs: what the script leaves, by name.
     """
 
@@ -69,7 +69,7 @@ class Plan:
     task: str
     attempt: str
     build: Callable[[str], Submission]
-    uploads: Mapping[str, Path] = field(default_factory=dict)
+    uploads: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
     outputs: Mapping[str, SlurmOutput] = field(default_factory=dict)
 
     @property
@@ -149,10 +149,11 @@ def of_function(config: Slurm, request: Request, *, elastic: Elastic | None = No
             arguments = ["--ntasks-per-node=1"]
         else:
             spec = Spec(specs.ENVIRONMENT, "", **values)
-        text = script.of_function(
+        text, ranks = script.of_function(
             config, folder, request.python, arguments=arguments, defaults=nccl_environment(elastic) if elastic else {}
         )
-        files = {JOB_SCRIPT: text.encode(), SPEC: spec.to_json().encode(), RUNNER: archive.build()}
+        files = {JOB_SCRIPT: text.encode(), script.RANKS_SCRIPT: ranks.encode()}
+        files |= {SPEC: spec.to_json().encode(), RUNNER: archive.build()}
         return Submission([*words, f"{folder}/{JOB_SCRIPT}"], files, out, err)
 
     return _plan(config, request, build)
@@ -182,11 +183,15 @@ def of_script(config: Sbatch, request: Request, path: str, arguments: Sequence[s
         del folder
         words, out, err = _words(config, request, None)
         exports = dict(config.env or {})
-        if exports and "export" not in (config.sbatch_options or {}):
-            words.append("--export=ALL")
+        words += _handing_on(config) if exports else []
         return Submission([*words, path, *arguments], {}, out, err, exports, path)
 
     return _plan(config, request, build)
+
+
+def _handing_on(config: Sbatch) -> list[str]:
+    """That sbatch hands its environment on, unless the user says what of it."""
+    return [] if "export" in (config.sbatch_options or {}) else ["--export=ALL"]
 
 
 def of_text(config: Sbatch, request: Request, text: str, lines: Callable[[str], list[str]], **fields: Any) -> Plan:
@@ -205,7 +210,7 @@ def of_text(config: Sbatch, request: Request, text: str, lines: Callable[[str], 
         else:
             # Python, Perl and so on: nothing can be put in front of them.
             whole, exports = text, {**(config.env or {}), script.FOLDER: folder}
-            words.append("--export=ALL")
+            words += _handing_on(config)
         return Submission([*words, f"{folder}/{JOB_SCRIPT}"], {JOB_SCRIPT: whole.encode()}, out, err, exports)
 
     return _plan(config, request, build, **fields)

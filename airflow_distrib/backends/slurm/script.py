@@ -13,6 +13,7 @@ from airflow_distrib.core.errors import ConfigError
 FOLDER = "AIRFLOW_DISTRIB_FOLDER"
 # Where the ranks of one element, or of the job, leave their outcomes; the runner reads it.
 RANKS = "AIRFLOW_DISTRIB_RANKS"
+RANKS_SCRIPT = "ranks.sh"
 _SHELLS = re.compile(r"#!\s*(?:/\S+/env\s+(?:-\S+\s+)*)?(?:\S*/)?(?:ba|da|k|z)?sh\b.*")
 
 # Ports that neither services nor the kernel's own choice take, one for each job of a node.
@@ -65,15 +66,19 @@ def prelude(folder: str, environment: Mapping[str, str]) -> list[str]:
     lines = [f"{FOLDER}={shlex.quote(folder)}"]
     # For a job that Slurm has forgotten by the time anybody asks.
     exit_file = f'"${FOLDER}/exit${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}"'
-    lines.append(f'trap \'printf "%s\\n" "$?" >{exit_file}\' EXIT')
+    # A shell that is told to end would note how the command before it had ended.
+    lines += [f"rm -f -- {exit_file}", f'trap \'printf "%s\\n" "$?" >{exit_file}\' EXIT', "trap 'exit 143' TERM"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     return lines
 
 
 def of_function(
     config: Slurm, folder: str, python: str, *, arguments: Sequence[str], defaults: Mapping[str, str]
-) -> str:
-    """The batch script of a function's ranks.
+) -> tuple[str, str]:
+    """The batch script of a function, and the script that starts its ranks.
+
+    The second is one of its own, so that its place in the user's script takes one simple command:
+    after ``if !``, after variables, after ``timeout 1h``.
 
     Args:
         arguments: further options of srun.
@@ -88,12 +93,12 @@ def of_function(
     if not is_shell(script):
         raise ConfigError("script", "must be a script of sh or bash, where the ranks can be started")
     before = [*prelude(folder, environment), *_strictly(body), *_clean_start()]
-    return with_prelude(script, before).replace(PLACE, ranks)
+    return with_prelude(script, before).replace(PLACE, f"sh {shlex.quote(f'{folder}/{RANKS_SCRIPT}')}"), f"{ranks}\n"
 
 
 def _strictly(lines: list[str]) -> list[str]:
     """Stop at the first of our lines that fails, but leave the user's script its own mode."""
-    return ["set -e", *lines, "set +e"]
+    return ["case $- in *e*) airflow_e= ;; *) airflow_e=yes; set -e ;; esac", *lines, '[ -z "$airflow_e" ] || set +e']
 
 
 def _clean_start() -> list[str]:
@@ -138,7 +143,7 @@ def _ranks(config: Slurm, folder: str, python: str, arguments: Sequence[str]) ->
         told = f"airflow_distrib: there is no Python {python!r} on node $(hostname): set python=, modules=, venv= or "
         told += "conda_env="
         check = f"command -v {interpreter} >/dev/null || {{ echo {_double(told)} >&2; exit 127; }}\n"
-    return check + else_one + " ".join(found)
+    return f"{check}{else_one}exec {' '.join(found)}" if not else_one else f"{check}{else_one}{' '.join(found)}"
 
 
 def _double(text: str) -> str:

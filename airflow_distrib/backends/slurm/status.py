@@ -16,15 +16,17 @@ STATES: Mapping[str, JobState] = {
     ),
     **dict.fromkeys(("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"), JobState.QUEUED),
     **dict.fromkeys(("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "UPDATE_DB"), JobState.RUNNING),
+    # A federation runs it on another cluster, and has taken it back here.
+    "REVOKED": JobState.RUNNING,
     **dict.fromkeys(("SUSPENDED", "STOPPED"), JobState.SUSPENDED),
     "COMPLETED": JobState.SUCCEEDED,
     **dict.fromkeys(
         ("BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY"), JobState.FAILED
     ),
-    **dict.fromkeys(("PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT"), JobState.FAILED),
+    **dict.fromkeys(("PREEMPTED", "RECONFIG_FAIL", "TIMEOUT"), JobState.FAILED),
 }
 # After these Slurm may start a job again, so they are believed only when they last.
-MAY_COME_BACK = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL", "REVOKED"})
+MAY_COME_BACK = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL"})
 
 _ID = re.compile(r"(\d+)(?:_(\d+|\[.*\]))?(?:\+(\d+))?")
 _FIELD = re.compile(r"(?:^| )([A-Za-z/:]+)=(.*?)(?= [A-Za-z/:]+=|\s*$)")
@@ -148,7 +150,11 @@ def of_job(found: Mapping[str, Mapping[str, Part]], job: str, name: str) -> dict
 
 def fields_of(line: str) -> dict[str, str]:
     """``Name=value`` pairs of one line of scontrol; values may hold blanks."""
-    return {name: value.strip() for name, value in _FIELD.findall(line)}
+    found: dict[str, str] = {}
+    for name, value in _FIELD.findall(line):
+        # The first counts: later ones may stand in a comment, or in a script's arguments.
+        found.setdefault(name, value.strip())
+    return found
 
 
 def exit_code(text: str) -> int | None:
@@ -218,7 +224,6 @@ _PROBLEMS: Mapping[str, tuple[str, str]] = {
     "OUT_OF_MEMORY": ("OutOfMemory", "raise mem, mem_per_cpu or mem_per_gpu"),
     "PREEMPTED": ("Preempted", "set requeue=True so that Slurm starts it again, or take a QOS that is not preempted"),
     "RECONFIG_FAIL": ("BootFailed", "a node could not be set up; retry, or exclude it"),
-    "REVOKED": ("Cancelled", "the federation started it elsewhere and removed it here"),
     "TIMEOUT": ("TimedOut", "raise time, or execution_timeout where time is not set"),
 }
 # What Slurm writes into the job's own output when memory ran out but its state does not say so.

@@ -157,8 +157,9 @@ class WatchHub:
         return self._watches[key]
 
     async def _close_watches(self, connection: str) -> None:
-        for key in [key for key in self._watches if key[0] == connection]:
-            await self._watches.pop(key).close()
+        # All at once: a client that is opened meanwhile must not find one of them.
+        for watch in [self._watches.pop(key) for key in list(self._watches) if key[0] == connection]:
+            await watch.close()
 
     async def close(self) -> None:
         """Close everything at once: before a worker's event loop ends."""

@@ -74,8 +74,9 @@ class JobWait:
         succeeded = status.state is JobState.SUCCEEDED if status.state.finished else None
         return Ending(succeeded, status.reason, status.message, verdict.problem, left, self.logs.positions())
 
-    async def cancel(self) -> None:
+    async def cancel(self, *, keep_files: bool = False) -> None:
         """Delete the job; deleting twice is no error."""
+        del keep_files  # nothing outlives a resource
         async with self._hub.calls:
             await self._backend.cancel(self._waiting.ref)
 

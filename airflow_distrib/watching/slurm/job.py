@@ -9,6 +9,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from airflow_distrib.backends.slurm import status
+from airflow_distrib.backends.slurm.commands import ENVIRONMENT
 from airflow_distrib.backends.slurm.jobs import SlurmJobs
 from airflow_distrib.clients.ssh import SshClient, SshSettings
 from airflow_distrib.core.errors import ClusterError
@@ -16,7 +17,7 @@ from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState, JobStatus, Problem
 from airflow_distrib.watching.pool import ClientPool
 from airflow_distrib.watching.slurm.output import JobOutput
-from airflow_distrib.watching.slurm.queue import CONFIRMATIONS, QueueFeed, QueueWatch
+from airflow_distrib.watching.slurm.queue import QueueFeed, QueueWatch
 from airflow_distrib.watching.waiting import Ending, Waiting, timed_out
 
 # A look without any change, for deadlines and patience.
@@ -54,7 +55,7 @@ class SlurmHub:
         """The one client of a connection."""
 
         async def make() -> SshClient:
-            return SshClient(await settings(), settings)
+            return SshClient(await settings(), settings, prelude=ENVIRONMENT)
 
         async with self._pool.client(connection, make) as client:
             yield client
@@ -67,8 +68,9 @@ class SlurmHub:
         return self._queues[key]
 
     async def _close_queues(self, connection: str) -> None:
-        for key in [key for key in self._queues if key[0] == connection]:
-            await self._queues.pop(key).close()
+        # All at once: a client that is opened meanwhile must not find one of them.
+        for queue in [self._queues.pop(key) for key in list(self._queues) if key[0] == connection]:
+            await queue.close()
 
     async def close(self) -> None:
         """Close everything at once: before a worker's event loop ends."""
@@ -109,7 +111,7 @@ class SlurmWait:
             self._tell(found, queue, feed)
             if found.state.finished and not feed.is_incomplete({}):
                 return Ending(found.state is JobState.SUCCEEDED, found.reason, found.message)
-            if feed.unknown >= CONFIRMATIONS:
+            if feed.is_forgotten:
                 return Ending(None, FORGOTTEN)
             problem, wait = self._waits_in_vain(feed, queue)
             if problem is not None:
@@ -150,9 +152,9 @@ class SlurmWait:
             self._told.add(key or text)
             self._say(text)
 
-    async def cancel(self) -> None:
+    async def cancel(self, *, keep_files: bool = False) -> None:
         """Cancel the job and see it gone; a controller that is away is waited for."""
-        await cancel_patiently(SlurmJobs(self._client), self._waiting.ref, self._say)
+        await cancel_patiently(SlurmJobs(self._client), self._waiting.ref, self._say, keep_files=keep_files)
 
     async def is_over(self) -> bool:
         """Whether it has ended by itself, or is gone."""
@@ -167,7 +169,9 @@ def output_of(client: SshClient, waiting: Waiting, say: Callable[[str], None], p
     return JobOutput(client, waiting.ref, chosen, say, named=waiting.named, positions=known)
 
 
-async def cancel_patiently(jobs: SlurmJobs, ref: JobRef, say: Callable[[str], None]) -> None:
+async def cancel_patiently(
+    jobs: SlurmJobs, ref: JobRef, say: Callable[[str], None], *, keep_files: bool = False
+) -> None:
     """Cancel a job, also when Slurm does not answer at once.
 
     Raises:
@@ -176,7 +180,7 @@ async def cancel_patiently(jobs: SlurmJobs, ref: JobRef, say: Callable[[str], No
     end = time.monotonic() + CANCEL_SECONDS
     while True:
         try:
-            if not await jobs.cancel(ref, confirm_for=CONFIRM_SECONDS):
+            if not await jobs.cancel(ref, confirm_for=CONFIRM_SECONDS, keep_files=keep_files):
                 say(f"Slurm job {ref.uid} was told to end, and has not after {CONFIRM_SECONDS:g} s")
             return
         except ClusterError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from airflow_distrib.watching.pace import MAX_BYTES, Pace
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 256 * 1024
+BATCH_LINES = 64
 # Pauses between two looks at a file: short while it grows.
 SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 10.0
-# How often reading on is tried for a file that the login node does not show yet.
+# The end of a file, for an error.
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 30
 
@@ -34,28 +35,34 @@ class OutputFile:
     Attributes:
         offset: bytes that were shown, up to the end of a line.
         shown: bytes that were shown in all, for the limit.
+        shrank: whether the last look found it shorter than what was shown.
     """
 
     path: str
     prefix: str = ""
     offset: int = 0
     shown: int = 0
+    shrank: bool = False
 
-    def cut(self, data: bytes, *, last: bool) -> list[str]:
-        """Lines of a piece that begins at the offset; a line that is not whole is left, unless it is the last."""
-        end = data.rfind(b"\n") + 1
-        if end == 0 and (last or len(data) >= PIECE_BYTES):
-            end = len(data)
-        whole = data[: len(data) if last else end]
-        self.offset += len(whole)
-        if self.shown > MAX_BYTES:
-            return []
-        self.shown += len(whole)
+    def take(self, batch: bytes) -> list[str]:
+        """The lines of a batch, which count as shown from now on."""
+        self.offset += len(batch)
+        self.shown += len(batch)
         splitter = LineSplitter()
-        lines = [self.prefix + line for line in (*splitter.feed(whole), *splitter.flush())]
+        lines = [self.prefix + line for line in (*splitter.feed(batch), *splitter.flush())]
         if self.shown > MAX_BYTES:
             lines.append(f"{self.prefix}[the rest of this log is not shown: more than {MAX_BYTES // 2**20} MiB]")
         return lines
+
+
+def batches(data: bytes, *, last: bool) -> Iterator[bytes]:
+    """Some whole lines at a time; a line that is not whole is left out, unless it is the last or very long."""
+    *whole, rest = data.split(b"\n")
+    lines = [line + b"\n" for line in whole]
+    if rest and (last or (not lines and len(data) >= PIECE_BYTES)):
+        lines.append(rest)
+    for begin in range(0, len(lines), BATCH_LINES):
+        yield b"".join(lines[begin : begin + BATCH_LINES])
 
 
 class JobOutput:
@@ -107,27 +114,34 @@ class JobOutput:
     async def _read(self, file: OutputFile, *, last: bool, pace: Pace | None) -> bool:
         """Show what is new in a file; True if anything was."""
         size = await self._client.size(file.path)
-        if size is None or size == file.offset:
+        if size is None or file.shown > MAX_BYTES or not self._goes_on(file, size, last=last):
             return False
-        if size < file.offset:
-            self._emit(f"{file.prefix}[{file.path} was written anew]")
-            file.offset = 0
         before = file.offset
-        while file.offset < size:
+        while file.offset < size and file.shown <= MAX_BYTES:
             data = await self._client.read(file.path, file.offset, min(PIECE_BYTES, size - file.offset), attempts=1)
-            if not data:
-                break
             at = file.offset
-            lines = file.cut(data, last=last and at + len(data) >= size)
-            for begin in range(0, len(lines), 64):
-                for line in lines[begin : begin + 64]:
+            for batch in batches(data or b"", last=last and at + len(data or b"") >= size):
+                lines = file.take(batch)
+                for line in lines:
                     self._emit(line)
-                if pace is not None:
-                    await pace.spend(len(lines[begin : begin + 64]))
-                await asyncio.sleep(0)
+                # Whoever is cancelled here has shown just what the offset says.
+                await (asyncio.sleep(0) if pace is None else pace.spend(len(lines)))
+                if file.shown > MAX_BYTES:
+                    break
             if file.offset == at:
                 break
         return file.offset > before
+
+    def _goes_on(self, file: OutputFile, size: int, *, last: bool) -> bool:
+        """Whether there is more to show; a file that is shorter now may only look so from another login node."""
+        shrank, file.shrank = file.shrank, size < file.offset
+        if not file.shrank:
+            return size > file.offset
+        if not shrank or last:
+            return False
+        self._emit(f"{file.prefix}[{file.path} was written anew]")
+        file.offset, file.shrank = 0, False
+        return True
 
     async def finish(self, seconds: float) -> None:
         """Show what is left, but not for longer than that; whoever comes next reads the rest."""

@@ -31,6 +31,7 @@ REFUSED_SECONDS = 300.0
 AWAY_SECONDS = 6 * 3600.0
 # A job that may be started again, or that nobody knows, counts only when seen so in this many looks.
 CONFIRMATIONS = 2
+UNKNOWN_SECONDS = 60.0
 
 
 class QueueFeed:
@@ -47,7 +48,7 @@ class QueueFeed:
         self.parts: dict[str, Part] = {}
         self.looks = 0
         self.unknown = 0
-        self.since = time.monotonic()
+        self.unknown_since: float | None = None
         self.asked_at = 0.0
         self._doubted: dict[str, int] = {}
         self._expected = elements(ref.address["array"]) if "array" in ref.address else []
@@ -65,9 +66,10 @@ class QueueFeed:
         self.parts = {**ended, **{key: self._believed(key, part) for key, part in found.items()}}
         self.looks += 1
         if any(not part.over for part in self.parts.values()) or not self.is_incomplete({}):
-            self.unknown = 0
+            self.unknown, self.unknown_since = 0, None
         elif asked:
             self.unknown += 1
+            self.unknown_since = self.unknown_since or time.monotonic()
         self.changed.set()
         return self.parts != before
 
@@ -91,8 +93,18 @@ class QueueFeed:
         covered: set[int] = set()
         for part in known.values():
             if part.index:
-                covered.update(elements(part.index.strip("[]")))
+                try:
+                    covered.update(elements(part.index.strip("[]")))
+                except ValueError:
+                    # Cut by Slurm, so there are elements that wait.
+                    return False
         return not covered.issuperset(self._expected)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it has been unknown for long enough to believe it: the accounting is late at times."""
+        since = self.unknown_since
+        return since is not None and self.unknown >= CONFIRMATIONS and time.monotonic() - since >= UNKNOWN_SECONDS
 
     async def wait(self, seconds: float) -> None:
         """Wait for the next look."""
@@ -153,6 +165,7 @@ class QueueWatch:
         while True:
             if not self._feeds:
                 await self._joined.wait()
+            self._joined.clear()
             try:
                 changed = await self._look()
                 self.away_since, self.broken = None, None
@@ -163,14 +176,11 @@ class QueueWatch:
 
     async def _rest(self) -> None:
         """Pause, but not for a job that has just come in."""
-        self._joined.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._pause * random.uniform(0.9, 1.1)):  # noqa: S311 - no secret
                 await self._joined.wait()
+                self._pause = SHORTEST_SECONDS
                 await asyncio.sleep(GATHER_SECONDS)
-        if self._joined.is_set():
-            self._joined.clear()
-            self._pause = SHORTEST_SECONDS
 
     def _went_away(self, error: Exception) -> None:
         now = time.monotonic()
@@ -187,7 +197,6 @@ class QueueWatch:
                 feed.changed.set()
 
     async def _look(self) -> bool:
-        begin = time.monotonic()
         waiting = [feed for feeds in self._feeds.values() for feed in feeds]
         found = await self._jobs.queue(self._cluster)
         self.commands += 1
@@ -202,10 +211,9 @@ class QueueWatch:
         for feed in waiting:
             if feed in asked:
                 feed.asked_at = now
-            if feed.since <= begin:
-                known = {**of_job(past, feed.ref.uid, feed.ref.name), **shown[id(feed)]}
-                changed |= feed.see(known, asked=feed in asked)
-        return changed or any(feed.since > begin for feed in waiting)
+            known = {**of_job(past, feed.ref.uid, feed.ref.name), **shown[id(feed)]}
+            changed |= feed.see(known, asked=feed in asked)
+        return changed
 
     @staticmethod
     def _is_to_ask(feed: QueueFeed, shown: Mapping[str, Part], now: float) -> bool:

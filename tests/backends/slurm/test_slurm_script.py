@@ -115,7 +115,7 @@ def test_one_task_needs_no_srun(node: Node) -> None:
     assert node.run(function(Slurm(master_port=1234)), PAYLOAD).returncode == 0
     assert (node.value()["WORLD_SIZE"], node.value()["MASTER_PORT"]) == ("1", "1234")
     assert not any(call.startswith("srun") for call in node.calls)
-    assert function(Slurm(srun=True)).build("/f").files["job.sh"].count(b"srun --kill") == 1
+    assert function(Slurm(srun=True)).build("/f").files["ranks.sh"].count(b"srun --kill") == 1
 
 
 def test_elements_of_an_array_leave_their_results_apart(node: Node) -> None:
@@ -130,6 +130,8 @@ def test_a_script_of_the_users_own_stays_what_it_is(node: Node) -> None:
     """Its mode, its braces, its exit status; our lines come after its #SBATCH lines."""
     script = "#!/bin/bash\n#SBATCH --nice=3\n\nxs=(1 2)\nfalse\necho ${#xs[@]} {a..c}\n{task.fn}\nexit 7\n"
     plan = function(Slurm(script=script))
+    timed = function(Slurm(script="#!/bin/bash -e\nif ! X=1 timeout 60 {task.fn}; then exit 5; fi\nfalse\n"))
+    assert node.run(timed, PAYLOAD).returncode == 1
     lines = plan.build(str(node.job)).files["job.sh"].decode().splitlines()
     assert lines[1] == "#SBATCH --nice=3"
     done = node.run(plan, PAYLOAD)

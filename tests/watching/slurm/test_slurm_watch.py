@@ -33,7 +33,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks follow one another at once."""
     for module, name, value in (
         *((queue, "SHORTEST_SECONDS", 0.05), (queue, "LONGEST_SECONDS", 0.1), (queue, "GATHER_SECONDS", 0.01)),
-        *((queue, "ASK_SECONDS", 0.0), (output, "SHORTEST_SECONDS", 0.05), (output, "LONGEST_SECONDS", 0.1)),
+        *(
+            (queue, "ASK_SECONDS", 0.0),
+            (queue, "UNKNOWN_SECONDS", 0.2),
+            (output, "SHORTEST_SECONDS", 0.05),
+            (output, "LONGEST_SECONDS", 0.1),
+        ),
         *((waits, "OUTAGE_SECONDS", 0.2), (waits, "_CANCEL_PAUSE", 0.05), (waits, "CONFIRM_SECONDS", 2.0)),
     ):
         monkeypatch.setattr(module, name, value)
@@ -300,7 +305,12 @@ def test_a_file_that_is_written_anew_is_shown_anew(run: Any) -> None:
         shown = JobOutput(here.client, ref, (), here.said.append, named=False, positions={})
         await shown.rest()
         Path(ref.address["stdout"]).write_text("new\n")
+        # The first look may be another login node's, which is behind.
         await shown.rest()
+        assert here.said == ["a long first line"]
+        shown.start()
+        await here.lines(3)
+        await shown.close()
         assert here.said == ["a long first line", f"[{ref.address['stdout']} was written anew]", "new"]
 
     run(test)
@@ -322,9 +332,41 @@ def test_elements_of_an_array_are_told_apart(run: Any) -> None:
 def test_a_log_without_end_is_cut() -> None:
     """Once, and said so."""
     file = OutputFile("x", shown=MAX_BYTES - 2)
-    assert file.cut(b"one\ntwo\n", last=False)[-1].startswith("[the rest of this log is not shown")
-    assert file.cut(b"three\n", last=False) == []
-    assert file.offset == len(b"one\ntwo\nthree\n")
+    assert file.take(b"one\ntwo\n")[-1].startswith("[the rest of this log is not shown")
+
+
+@pytest.mark.parametrize(
+    ("data", "last", "found"),
+    [
+        (b"a\nb\nc", False, [b"a\nb\n"]),
+        (b"a\nb\nc", True, [b"a\nb\nc"]),
+        (b"a\r50%\rb\n", False, [b"a\r50%\rb\n"]),
+        (b"", True, []),
+        (b"x" * output.PIECE_BYTES, False, [b"x" * output.PIECE_BYTES]),
+        (b"y\n" * 130, False, [b"y\n" * 64, b"y\n" * 64, b"y\n" * 2]),
+    ],
+)
+def test_lines_are_taken_whole_and_some_at_a_time(data: bytes, last: bool, found: list[bytes]) -> None:
+    """So that whoever is interrupted has shown just what it says."""
+    assert list(output.batches(data, last=last)) == found
+
+
+def test_a_fast_log_is_shown_whole_between_trigger_and_worker(run: Any) -> None:
+    """The trigger shows as much as its pace allows, the worker the rest: no line twice, none lost."""
+
+    async def test(here: Place) -> None:
+        ref = await here.submit()
+        Path(ref.address["stdout"]).write_text("".join(f"line {number}\n" for number in range(9000)))
+        here.fake.change(ref.uid, state="RUNNING")
+        waiting = here.wait(ref)
+        await here.lines(200)
+        here.fake.change(ref.uid, state="COMPLETED")
+        ending = await waiting
+        rest = JobOutput(here.client, ref, (), here.said.append, named=False, positions=ending.log)
+        await rest.rest()
+        assert await here.lines(9000) == [f"line {number}" for number in range(9000)]
+
+    run(test)
 
 
 def test_a_cancel_waits_for_a_controller_that_is_away(run: Any) -> None:
