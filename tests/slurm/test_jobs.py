@@ -177,7 +177,7 @@ def test_nothing_of_all_these_jobs_is_left(good: Run, slurm: SlurmCluster) -> No
     """No job, no folder, no process, no key."""
     good.wait()
     slurm.wait_for_nothing_left(good.id)
-    assert slurm.processes() == []
+    wait_for("processes to end", lambda: slurm.processes() == [], 60)
     found = subprocess.run(["grep", "-rlE", "BEGIN OPENSSH", slurm.home], capture_output=True, text=True, check=False)
     assert found.stdout == ""
 

@@ -162,10 +162,12 @@ class SlurmJobs:
 
     async def _files_of(self, job: str, cluster: str) -> tuple[str, str]:
         """Where Slurm writes a job's output; empty where it has forgotten the job."""
-        for line in (await self._detailed([job], cluster)).splitlines():
-            fields = status.fields_of(line)
-            if fields.get("JobId") == job or fields.get("ArrayJobId") == job:
-                return _pattern(fields, "StdOut"), _pattern(fields, "StdErr")
+        for record in status.records(await self._detailed([job], cluster)):
+            fields = status.fields_of(record)
+            if job in (fields["JobId"], fields.get("ArrayJobId")):
+                return _pattern(fields, status.last_of("StdOut", record)), _pattern(
+                    fields, status.last_of("StdErr", record)
+                )
         return "", ""
 
     # ------------------------------------------------------------------ looking
@@ -328,9 +330,8 @@ def _said(done: Finished) -> str:
     return "; ".join(lines)[:1500] or f"exit status {done.code}"
 
 
-def _pattern(fields: Mapping[str, Any], name: str) -> str:
+def _pattern(fields: Mapping[str, Any], text: str) -> str:
     """A file's name from scontrol, with :data:`ELEMENT` where an array's index belongs."""
-    text = str(fields.get(name, ""))
     known = {
         "%j": fields.get("JobId", ""),
         "%A": fields.get("ArrayJobId") or fields.get("JobId", ""),

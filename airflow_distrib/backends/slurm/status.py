@@ -123,10 +123,7 @@ def from_sacct(text: str) -> dict[str, dict[str, Part]]:
 def from_scontrol(text: str) -> dict[str, dict[str, Part]]:
     """The same, from ``scontrol --oneliner show job``."""
     found: dict[str, dict[str, Part]] = {}
-    for line in text.splitlines():
-        fields = fields_of(line)
-        if "JobId" not in fields:
-            continue
+    for fields in map(fields_of, records(text)):
         job = fields.get("ArrayJobId") or fields.get("HetJobId") or fields["JobId"]
         index, component = fields.get("ArrayTaskId", ""), fields.get("HetJobOffset", "")
         part = Part(
@@ -146,6 +143,17 @@ def from_scontrol(text: str) -> dict[str, dict[str, Part]]:
 def of_job(found: Mapping[str, Mapping[str, Part]], job: str, name: str) -> dict[str, Part]:
     """The parts of one job, told by id and name."""
     return {key: part for key, part in found.get(job, {}).items() if part.name == name}
+
+
+def records(text: str) -> list[str]:
+    """What scontrol prints of each job; a script's arguments, which are part of it, may hold line ends."""
+    return [each for each in re.split(r"(?m)^(?=JobId=\d)", text) if each.startswith("JobId=")]
+
+
+def last_of(name: str, record: str) -> str:
+    """The last value of a name, for what stands behind a script's arguments."""
+    found = re.findall(rf" {name}=(.*?)(?= [A-Za-z/:]+=|\s*$)", record)
+    return str(found[-1]) if found else ""
 
 
 def fields_of(line: str) -> dict[str, str]:

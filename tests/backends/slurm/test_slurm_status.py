@@ -30,6 +30,9 @@ SCONTROL = (
     "JobId=1 JobName=wrap it UserId=me(1001) GroupId=me(1001) MCS_label=N/A Priority=4294901759 JobState=FAILED "
     "Reason=NonZeroExitCode Dependency=(null) Requeue=1 ExitCode=3:0 NodeList=n1 BatchHost=n1 "
     "StdErr=/home/my folder/slurm-1.out StdIn=/dev/null StdOut=/home/my folder/slurm-1.out Power= \n"
+    # Line ends, and what looks like fields, in a script's arguments.
+    "JobId=14 JobName=args JobState=RUNNING Reason=None Command=/x a\nb JobState=FAILED StdOut=/not/this WorkDir=/w "
+    "StdErr=/w/err StdIn=/dev/null StdOut=/w/out Power=\n"
     "JobId=13 ArrayJobId=12 ArrayTaskId=0 JobName=a JobState=RUNNING Reason=None ExitCode=0:9 NodeList=n2\n"
     "JobId=12 ArrayJobId=12 ArrayTaskId=1-3%1 ArrayTaskThrottle=1 JobName=a JobState=PENDING Reason=Resources\n"
     "JobId=10 HetJobId=9 HetJobOffset=1 JobName=h JobState=COMPLETED Reason=None ExitCode=0:0 NodeList=n3\n"
@@ -60,6 +63,8 @@ def test_the_controller_tells_the_rest() -> None:
     assert (found["1"]["+"].exit_code, found["1"]["+"].name) == (3, "wrap it")
     assert {part.index: part.state for part in found["12"].values()} == {"0": "RUNNING", "[1-3%1]": "PENDING"}
     assert found["9"]["+1"].state == "COMPLETED"
+    assert found["14"]["+"].state == "RUNNING"
+    assert status.last_of("StdOut", status.records(SCONTROL)[1]) == "/w/out"
     fields = status.fields_of(SCONTROL.splitlines()[0])
     assert fields["StdOut"] == fields["StdErr"] == "/home/my folder/slurm-1.out"
 
