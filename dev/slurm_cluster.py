@@ -106,6 +106,7 @@ UsePAM no
 StrictModes no
 PasswordAuthentication no
 PermitRootLogin no
+LogLevel VERBOSE
 SetEnv SLURM_CONF={folder}/slurm.conf
 Subsystem sftp internal-sftp
 """
@@ -343,6 +344,11 @@ class SlurmCluster:
     def readable(self, path: Path) -> bool:
         """Whether the user may read a file."""
         return subprocess.run(["test", "-r", path], user=USER, check=False).returncode == 0
+
+    def sessions(self) -> tuple[int, int]:
+        """Connections that the SSH server has taken, and commands and subsystems that it has started."""
+        text = (self.folder / "sshd.out").read_text(errors="replace")
+        return text.count("Accepted publickey"), text.count("Starting session:")
 
     def processes(self) -> list[int]:
         """Processes of the user, without those of SSH."""
