@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "dev"))
 
 MARK = "RESULT "
 ENDED = "ended"
+WORKDIR = "~/bench-jobs"
 
 
 async def submitted(count: int) -> list[Any]:
@@ -36,7 +37,7 @@ async def submitted(count: int) -> list[Any]:
     from airflow_distrib.core.identity import JobIdentity
     from airflow_distrib.hooks.ssh import SlurmSSHHook
 
-    config = Sbatch(begin="now+1hour", mem="1M")
+    config = Sbatch(begin="now+1hour", mem="1M", workdir=WORKDIR)
     async with SlurmSSHHook("bench").get_conn() as client:
         jobs = SlurmJobs(client)
         refs = []
@@ -142,7 +143,7 @@ def measured(cluster: Any, way: str, folder: Path, count: int, seconds: float) -
     (folder / "ended.new").rename(folder / ENDED)
     out, _ = child.communicate()
     result: dict[str, Any] = json.loads(next(line for line in out.splitlines() if MARK in line).partition(MARK)[2])
-    subprocess.run(["rm", "-rf", home, cluster.home / ".airflow-distrib"], check=True)
+    subprocess.run(["rm", "-rf", home, cluster.home / WORKDIR[2:]], check=True)
     return {**result, "connections": connections, "commands": (after[1] - before[1]) / count / seconds * 60,
             "all": (after[1] - before[1]) / seconds * 60, "new": after[0] - before[0]}  # fmt: skip
 
@@ -170,7 +171,7 @@ def submitting(cluster: Any, count: int) -> dict[str, float]:
     for _ in range(count):
         asyncio.run(submitted(1))
         cluster.run("scancel", "--user=airflow-slurm")
-        subprocess.run(["rm", "-rf", cluster.home / ".airflow-distrib"], check=True)
+        subprocess.run(["rm", "-rf", cluster.home / WORKDIR[2:]], check=True)
     times["ours: folder, files, sbatch"] = (time.monotonic() - begin) / count
     begin = time.monotonic()
     for _ in range(count):

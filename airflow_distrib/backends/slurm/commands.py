@@ -107,9 +107,9 @@ if [ ! -s submitted ]; then
   mkdir trying 2>/dev/null || again=yes
   if [ -n "$again" ]; then found=$(lookup) || exit $?; found=$(printf '%s\\n' "$found" | head -n 1); fi
   if [ -z "$found" ]; then
-    answer=$(
+    answer=$( (
 {theirs}
-    2>refusal)
+    ) 2>refusal)
     code=$?
     found=$(printf '%s\\n' "$answer" | {_IDS} | tail -n 1)
     # What failed may have been done all the same.
