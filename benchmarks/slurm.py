@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "dev"))
 MARK = "RESULT "
 ENDED = "ended"
 WORKDIR = "~/bench-jobs"
+# Not the tests', which may run beside it.
+USER = "airflow-slurm-bench"
 
 
 async def submitted(count: int) -> list[Any]:
@@ -65,7 +67,7 @@ def remote(folder: Path, count: int) -> list[Any]:
 
     made = []
     for number in range(count):
-        place = f"/home/airflow-slurm/bench/{count}-{number}"
+        place = f"/home/airflow-slurm-bench/bench/{count}-{number}"
         made.append(
             SSHRemoteJobTrigger(
                 ssh_conn_id="bench_remote",
@@ -135,7 +137,7 @@ def measured(cluster: Any, way: str, folder: Path, count: int, seconds: float) -
     after = cluster.sessions()
     if way == "ours":
         # Together: the controller needs a moment for hundreds.
-        cluster.run("scancel", "--user=airflow-slurm", timeout=120)
+        cluster.run("scancel", f"--user={USER}", timeout=120)
     else:
         for number in range(count):
             (home / f"{count}-{number}/exit_code").write_text("0")
@@ -170,7 +172,7 @@ def submitting(cluster: Any, count: int) -> dict[str, float]:
     begin = time.monotonic()
     for _ in range(count):
         asyncio.run(submitted(1))
-        cluster.run("scancel", "--user=airflow-slurm")
+        cluster.run("scancel", f"--user={USER}")
         subprocess.run(["rm", "-rf", cluster.home / WORKDIR[2:]], check=True)
     times["ours: folder, files, sbatch"] = (time.monotonic() - begin) / count
     begin = time.monotonic()
@@ -178,7 +180,7 @@ def submitting(cluster: Any, count: int) -> dict[str, float]:
         hook = SSHHook("bench_remote")
         with hook.get_conn() as client:
             hook.exec_ssh_client_command(client, "sbatch --parsable --begin=now+1hour --wrap true", False, None)
-        cluster.run("scancel", "--user=airflow-slurm")
+        cluster.run("scancel", f"--user={USER}")
         subprocess.run(["true"], check=True)
     times["SSHOperator: sbatch only"] = (time.monotonic() - begin) / count
     script = (
@@ -201,7 +203,7 @@ def main() -> None:
 
     counts, seconds = [int(each) for each in sys.argv[1].split(",")], float((sys.argv[2:] or ["30"])[0])
     folder = Path(tempfile.mkdtemp(prefix="slurm-bench-"))
-    with slurm_cluster.running(folder / "lab") as cluster:
+    with slurm_cluster.running(folder / "lab", user=USER) as cluster:
         os.environ["AIRFLOW_CONN_BENCH"] = cluster.connection()
         key = folder / "key"
         key.write_text(cluster.private_key)

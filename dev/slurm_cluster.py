@@ -126,7 +126,8 @@ PACKAGES = "slurm-wlm slurmdbd munge mariadb-server openssh-server"
 class SlurmCluster:
     """The daemons of one Slurm; ``accounting=False`` leaves slurmdbd out."""
 
-    def __init__(self, folder: Path, *, accounting: bool = True, min_job_age: int = 300) -> None:
+    def __init__(self, folder: Path, *, accounting: bool = True, min_job_age: int = 300, user: str = USER) -> None:
+        self.user = user
         self.folder = folder
         self.accounting = accounting
         self.ssh_port = free_port()
@@ -138,7 +139,7 @@ class SlurmCluster:
     @property
     def home(self) -> Path:
         """Home of the user that jobs run as."""
-        return Path(pwd.getpwnam(USER).pw_dir)
+        return Path(pwd.getpwnam(self.user).pw_dir)
 
     @property
     def private_key(self) -> str:
@@ -173,9 +174,9 @@ class SlurmCluster:
 
     def _make_user(self) -> None:
         with contextlib.suppress(KeyError):
-            pwd.getpwnam(USER)
+            pwd.getpwnam(self.user)
             return
-        subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", "-p", "*", USER], check=True)
+        subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", "-p", "*", self.user], check=True)
 
     def _write_configuration(self) -> None:
         for name in ("ctld", "munge", "ssh", "mariadb", *(f"spool-{node}" for node in NODES)):
@@ -265,7 +266,7 @@ class SlurmCluster:
         folder = self.folder / "ssh"
         for name in ("host_key", "user_key", "other_key", "ca"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-        sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", USER, folder / "other_key.pub"]
+        sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", self.user, folder / "other_key.pub"]
         subprocess.run(sign, check=True)
         shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
         (folder / "authorized_keys").chmod(0o644)
@@ -298,7 +299,7 @@ class SlurmCluster:
         """A connection of Airflow's to the SSH server, as JSON."""
         whole = {"private_key": self.private_key, "host_key": self.host_key, **extra}
         kept = {name: value for name, value in whole.items() if value is not None}
-        fields = {"conn_type": "ssh", "host": "127.0.0.1", "port": self.ssh_port, "login": USER, "extra": kept}
+        fields = {"conn_type": "ssh", "host": "127.0.0.1", "port": self.ssh_port, "login": self.user, "extra": kept}
         return json.dumps(fields)
 
     def jobs_of(self, run: str, *, over: bool = False) -> dict[str, str]:
@@ -343,7 +344,7 @@ class SlurmCluster:
 
     def readable(self, path: Path) -> bool:
         """Whether the user may read a file."""
-        return subprocess.run(["test", "-r", path], user=USER, check=False).returncode == 0
+        return subprocess.run(["test", "-r", path], user=self.user, check=False).returncode == 0
 
     def sessions(self) -> tuple[int, int]:
         """Connections that the SSH server has taken, and commands and subsystems that it has started."""
@@ -353,7 +354,7 @@ class SlurmCluster:
     def processes(self) -> list[int]:
         """Processes of the user, without those of SSH."""
         found = []
-        uid = pwd.getpwnam(USER).pw_uid
+        uid = pwd.getpwnam(self.user).pw_uid
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if entry.stat().st_uid == uid and b"sshd" not in (entry / "cmdline").read_bytes():
@@ -384,7 +385,7 @@ class SlurmCluster:
     def stop(self) -> None:
         """End all of it."""
         with contextlib.suppress(Exception):
-            self.run("scancel", "--state=PENDING,RUNNING,SUSPENDED", "--user", USER, check=False, timeout=10)
+            self.run("scancel", "--state=PENDING,RUNNING,SUSPENDED", "--user", self.user, check=False, timeout=10)
             time.sleep(0.5)
         self.kill_connections() if "sshd" in self._processes else 0
         order = ("sshd", *(f"slurmd-{node}" for node in NODES), "slurmctld", "slurmdbd", "mariadbd", "munged")
@@ -432,9 +433,9 @@ def _pids_of_parent(parent: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *, accounting: bool = True, min_job_age: int = 300) -> Iterator[SlurmCluster]:
+def running(folder: Path, **options: Any) -> Iterator[SlurmCluster]:
     """Start a Slurm and stop it afterwards."""
-    cluster = SlurmCluster(folder, accounting=accounting, min_job_age=min_job_age)
+    cluster = SlurmCluster(folder, **options)
     try:
         cluster.start()
         yield cluster

@@ -25,6 +25,15 @@ def is_reference(value: Any) -> bool:
     return hasattr(value, "iter_references") and hasattr(value, "resolve")
 
 
+def holds_template(value: Any) -> bool:
+    """True for a template, and for plain containers with one anywhere inside."""
+    if isinstance(value, Mapping):
+        return any(map(holds_template, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(holds_template, value))
+    return is_template(value)
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 class Config:
     """A frozen dataclass with keyword arguments that checks itself.
@@ -112,7 +121,7 @@ class Config:
                 continue
             if isinstance(value, Config):
                 found += [f"{name}.{inner}" for inner in value.templates()]
-            elif is_template(value) or (isinstance(value, Mapping) and any(map(is_template, value.values()))):
+            elif holds_template(value):
                 found.append(name)
         return found
 

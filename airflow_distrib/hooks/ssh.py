@@ -131,7 +131,7 @@ def settings_of(connection: Any) -> SshSettings:
         raise ConfigError(where, "allow_host_key_change is not supported: set no_host_key_check, or mend known_hosts")
     return SshSettings(
         host=connection.host,
-        port=int(connection.port or 22),
+        port=configs.whole(1, 65535)(f"{where} port", connection.port or 22),
         username=connection.login or None,
         password=connection.password or None,
         private_keys=_keys(where, extra),

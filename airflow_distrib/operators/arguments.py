@@ -129,6 +129,9 @@ def check_words(command: Any, name: str = "command") -> None:
     """Check for a command: words, of which some may be templates."""
     if command is None or is_template(command):
         return
+    for word in command if isinstance(command, list | tuple) else ():
+        if isinstance(word, int | float) and not isinstance(word, bool):
+            raise ConfigError(name, f"must hold text; write {str(word)!r} instead of {word!r}")
     words = isinstance(command, Sequence) and not isinstance(command, str)
     if not words or not command or not all(isinstance(word, str) or is_template(word) for word in command):
         raise ConfigError(name, f"must be a list of words such as ['python', 'train.py']; got {command!r}")

@@ -47,14 +47,14 @@ class DistributedJobOperator(ConfiguredOperator):
         task_config_overrides: fields to replace in ``task_config`` at run time, such as an
             upstream task's output ``{"worker": {"replicas": 8}}``. Templated.
         launcher: ``"local"`` runs the ranks as processes of the Airflow worker,
-            ``"kubernetes"`` on a cluster. None takes ``[airflow_distrib] launcher``, and
+            ``"kubernetes"`` on a cluster, ``"slurm"`` on a Slurm. None takes ``[airflow_distrib] launcher``, and
             without it the system's own.
         deferrable: wait in the triggerer instead of on a worker.
         log_ranks: ranks whose output goes to the task log, or ``"all"``; rank 0 by default.
         result_path: where rank 0 writes a result of more than 1 MiB: a path or URL that the
             ranks and the Airflow worker both reach. Templated.
         python: interpreter of the ranks; None is the worker's own for local ranks and
-            ``python3`` in an image.
+            ``python3`` in an image or on a Slurm's nodes.
         keep_job: whether a finished job stays on the cluster: "never", "on_failure" or
             "always"; one that stays goes after ``run_policy.ttl_seconds_after_finished``.
         termination_grace_seconds: time between SIGTERM and SIGKILL when local ranks are stopped.
@@ -98,14 +98,15 @@ class DistributedJobOperator(ConfiguredOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(task_config=task_config, task_config_overrides=task_config_overrides, **kwargs)
-        self.asked_launcher = launcher or conf.get(SECTION, "launcher", fallback="")
+        self.everywhere = "" if launcher else conf.get(SECTION, "launcher", fallback="")
+        self.asked_launcher = launcher or self.everywhere
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
         self.deferrable = deferrable
         self.log_ranks = ranks_of(log_ranks)
         self.result_path = check_place("result_path", result_path)
-        self.python = python
+        self.python = None if python is None else configs.text("python", python)
         self.keep_job = configs.one_of(*KEEP_JOB)("keep_job", keep_job)
         self.termination_grace_seconds = configs.seconds()("termination_grace_seconds", termination_grace_seconds)
         self.durable = durable
@@ -147,6 +148,9 @@ class DistributedJobOperator(ConfiguredOperator):
         """Where a job of ``config`` runs; the config may still be a template."""
         del config
         name = self.asked_launcher or self.launchers[0]
+        if name == self.everywhere and name not in self.launchers:
+            # The setting is for all operators that can.
+            name = self.launchers[0]
         if name not in self.launchers:
             raise ConfigError(
                 "launcher", f"{type(self).__name__} runs with {' or '.join(self.launchers)}; got {name!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,12 @@ class _ScriptOperator(SlurmJobOperator):
         for name in ("python_callable", "python", "result_path"):
             if getattr(self, name) is not None:
                 raise ConfigError(name, f"is for functions; {type(self).__name__} runs a script")
+        if isinstance(self.task_config, Slurm):
+            own = [name for name in self.task_config.serialize() if name not in Sbatch.__dataclass_fields__]
+            if own:
+                raise ConfigError(
+                    f"task_config.{own[0]}", "is for functions; a script says it itself: take Sbatch(...)"
+                )
         super()._check_what_runs()
 
 
@@ -162,7 +169,24 @@ class SlurmShellOperator(_ScriptOperator):
                 if not isinstance(name, str) or not interpolation.NAME.fullmatch(name):
                     raise ConfigError(f"{kind}[{name!r}]", "must be a name of letters, digits and _")
         if isinstance(self.outputs, Mapping):
-            self._final_outputs()
+            self._check_outputs()
+        self._check_places()
+
+    def _check_outputs(self) -> None:
+        for name, each in self._final_outputs().items():
+            if isinstance(each, SlurmOutput) and each.to is not None and not configs.is_template(each.to):
+                try:
+                    ObjectStoragePath(str(each.to))
+                except (ValueError, ImportError) as error:
+                    raise ConfigError(f"outputs.{name}.to", f"cannot be reached by this Airflow: {error}") from None
+
+    def _check_places(self) -> None:
+        """Places that would stay as they are, which nobody means."""
+        for number, line in enumerate(str(self.script).splitlines(), 1):
+            if line.startswith("#SBATCH") and interpolation.PLACE.search(line):
+                raise ConfigError("script", f"line {number}: #SBATCH lines are no shell; use task_config=Sbatch(...)")
+            if wrong := re.search(r"\{(input|output)\.\w+\}", line):
+                raise ConfigError("script", f"line {number} says {wrong[0]}; write {{{wrong[1]}s. ...}}")
 
     def _final_outputs(self) -> dict[str, Any]:
         """What is known of the outputs: those that an upstream task still has to say stay as they are."""

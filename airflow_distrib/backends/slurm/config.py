@@ -7,6 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from airflow_distrib.backends.slurm.checks import (
+    absolute_path,
+    exclusive_of,
+    lines,
+    matching,
+    word,
+    words,
+    words_of_shell,
+)
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
@@ -24,67 +33,17 @@ _OURS: Mapping[str, str] = {
     "version": "nothing would run",
     "kill-on-invalid-dep": "a dependency that is never satisfied ends the task already",
 }
-_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_NAME = re.compile(r"[a-z][a-z0-9-]+")
 # sbatch(1), --time: minutes, minutes:seconds, hours:minutes:seconds, days-hours and so on.
 _TIME = re.compile(r"\d+|\d+:\d\d?|\d+:\d\d?:\d\d?|\d+-\d\d?|\d+-\d\d?:\d\d?|\d+-\d\d?:\d\d?:\d\d?|UNLIMITED|INFINITE")
 _MEMORY = re.compile(r"\d+[KMGT]?B?", re.IGNORECASE)
 _RANGE = r"\d+(?:-\d+(?::\d+)?)?"
 _ARRAY = re.compile(rf"{_RANGE}(?:,{_RANGE})*(?:%\d+)?")
-_NODES = re.compile(r"\d+(?:-\d+)?")
+_NODES = re.compile(r"[1-9]\d*(?:-[1-9]\d*)?")
 _SIGNAL = re.compile(r"(?:[RB]+:)?[A-Za-z0-9]+(?:@\d+)?")
 
 # A job array of this package reports every element; Slurm's own limit is often 1,001.
 MAX_ELEMENTS = 10_000
-
-
-def _matching(pattern: re.Pattern[str], example: str) -> Check:
-    def check(name: str, value: Any) -> str:
-        text = str(value).strip()
-        if isinstance(value, bool) or not pattern.fullmatch(text):
-            raise ConfigError(name, f"must be such as {example}; got {value!r}")
-        return text
-
-    return check
-
-
-def _word(name: str, value: Any) -> str:
-    """Check for text of one line: what Slurm stores and shows."""
-    text = config.text(name, str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
-    if any(ord(character) < 32 for character in text):
-        raise ConfigError(name, f"must be one line; got {value!r}")
-    return text
-
-
-def _words(name: str, value: Any) -> str:
-    """Check for a list, which Slurm wants with commas."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ",".join(_word(name, each) for each in value)
-    return _word(name, value)
-
-
-def _lines(name: str, value: Any) -> tuple[str, ...]:
-    """Check for some texts; one alone counts as a list of one."""
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, Sequence) or not all(isinstance(each, str) for each in given):
-        raise ConfigError(name, f"must be a list of texts; got {value!r}")
-    return tuple(given)
-
-
-def _exclusive(name: str, value: Any) -> bool | str:
-    if value in ("user", "mcs", "topo"):
-        return str(value)
-    try:
-        return config.flag(name, value)
-    except ConfigError:
-        raise ConfigError(name, f"must be True, 'user', 'mcs' or 'topo'; got {value!r}") from None
-
-
-def absolute_path(name: str, value: Any) -> str:
-    """Check for an absolute path, or one below the user's home."""
-    text = _word(name, value)
-    if not text.startswith(("/", "~/")):
-        raise ConfigError(name, f"must be an absolute path on the cluster, or begin with ~/; got {value!r}")
-    return text
 
 
 def _free(name: str, value: Any) -> dict[str, Any]:
@@ -101,7 +60,7 @@ def _free(name: str, value: Any) -> dict[str, Any]:
         if option.replace("-", "_") in Sbatch.option_fields():
             raise ConfigError(where, f"is the field {option.replace('-', '_')} of the config; set it there")
         if not (item is None or isinstance(item, bool)):
-            item = item if config.is_template(item) else _words(where, item)
+            item = item if config.is_template(item) else words(where, item)
         options[option] = item
     return options
 
@@ -197,38 +156,38 @@ class Sbatch(config.Config):
     workdir: str | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
-        "nodes": _matching(_NODES, "2 or '2-4'"),
+        "nodes": matching(_NODES, "2 or '2-4'"),
         "ntasks": config.whole(1),
         "ntasks_per_node": config.whole(1),
         "cpus_per_task": config.whole(1),
-        "gpus": _word,
-        "gpus_per_node": _word,
-        "gpus_per_task": _word,
-        "gres": _words,
-        "mem": _matching(_MEMORY, "'16G'"),
-        "mem_per_cpu": _matching(_MEMORY, "'4G'"),
-        "mem_per_gpu": _matching(_MEMORY, "'40G'"),
-        "time": _matching(_TIME, "90 (minutes) or '1-12:00:00'"),
-        "partition": _words,
-        "qos": _word,
-        "account": _word,
-        "reservation": _word,
-        "constraint": _word,
-        "nodelist": _words,
-        "exclude": _words,
-        "exclusive": _exclusive,
-        "signal": _matching(_SIGNAL, "'USR1@300' or 'B:USR1@300'"),
-        "array": _matching(_ARRAY, "'0-9' or '1,5,7-20:2%4'"),
-        "dependency": _word,
-        "begin": _word,
+        "gpus": word,
+        "gpus_per_node": word,
+        "gpus_per_task": word,
+        "gres": words,
+        "mem": matching(_MEMORY, "'16G'"),
+        "mem_per_cpu": matching(_MEMORY, "'4G'"),
+        "mem_per_gpu": matching(_MEMORY, "'40G'"),
+        "time": matching(_TIME, "90 (minutes) or '1-12:00:00'"),
+        "partition": words,
+        "qos": word,
+        "account": word,
+        "reservation": word,
+        "constraint": word,
+        "nodelist": words,
+        "exclude": words,
+        "exclusive": exclusive_of,
+        "signal": matching(_SIGNAL, "'USR1@300' or 'B:USR1@300'"),
+        "array": matching(_ARRAY, "'0-9' or '1,5,7-20:2%4'"),
+        "dependency": word,
+        "begin": word,
         "requeue": config.flag,
-        "licenses": _words,
-        "clusters": _words,
+        "licenses": words,
+        "clusters": words,
         "chdir": absolute_path,
-        "output": _word,
-        "error": _word,
-        "job_name": _word,
-        "comment": _word,
+        "output": word,
+        "error": word,
+        "job_name": word,
+        "comment": word,
         "components": _components,
         "sbatch_options": _free,
         "env": config.environment,
@@ -296,6 +255,8 @@ class Sbatch(config.Config):
 
 
 def _tasks(options: Mapping[str, Any]) -> int | None:
+    if config.holds_template(list(options.values())):
+        return None
     if options.get("ntasks"):
         return int(options["ntasks"])
     if options.get("gpus_per_task"):
@@ -343,16 +304,16 @@ class Slurm(Sbatch):
     checks: ClassVar[Mapping[str, Check]] = {
         **Sbatch.checks,
         "script": config.text,
-        "modules": _lines,
+        "modules": words_of_shell,
         "venv": absolute_path,
-        "conda_env": _word,
-        "setup": _lines,
+        "conda_env": word,
+        "setup": lines,
         "srun": config.flag,
-        "srun_options": _lines,
-        "apptainer_image": _word,
-        "apptainer_options": _lines,
-        "container_image": _word,
-        "container_mounts": _lines,
+        "srun_options": words_of_shell,
+        "apptainer_image": word,
+        "apptainer_options": words_of_shell,
+        "container_image": word,
+        "container_mounts": words_of_shell,
         "master_port": config.whole(1, 65535),
     }
 

@@ -44,7 +44,6 @@ _INTERPRETERS = re.compile(
 )
 _CODE_OPTION = re.compile(r"\s(?:-\w*[ce]\w*|--command|--eval|--wrap)(?:[\s=]|$)")
 _CODE_ALWAYS = re.compile(r"(?:^|[\s/])(?:[gmn]?awk|sed|eval|trap|ssh|su|parallel|watch)\s")
-# Commands to which a here-document is nothing but text.
 _TEXT_READERS = frozenset({"cat", "tee"})
 
 PLAIN, DOUBLE, SINGLE, ANSI, ARITHMETIC, BRACES, BACKTICK, COMMENT = (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from airflow_distrib.backends.slurm.config import absolute_path
+from airflow_distrib.backends.slurm.checks import absolute_path
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
@@ -15,14 +15,17 @@ from airflow_distrib.core.errors import ConfigError
 def _place(name: str, value: Any) -> str:
     if not isinstance(value, str | os.PathLike) and not hasattr(value, "protocol"):
         raise ConfigError(name, f"must be a path or a URL that the Airflow worker can write to; got {value!r}")
-    return config.text(name, str(value))
+    text = config.text(name, str(value))
+    if "://" not in text and not text.startswith(("/", "{")):
+        raise ConfigError(name, f"must be an absolute path, or a URL; got {value!r}")
+    return text
 
 
 class SlurmOutput(config.Config):
     """A file or a folder that a script writes.
 
     Attributes:
-        kind: "file" or "directory".
+        kind: "file" or "directory"; only for the message where it is missing.
         location: where on the cluster the script writes it; by default in the job's private
             folder, which is removed afterwards.
         to: where it is copied to, a path or URL that the Airflow worker can write to:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from airflow_distrib.runner.spec import ElasticSpec, Spec
 
 JOB_SCRIPT, SPEC, PAYLOAD, RUNNER = "job.sh", "spec.json", "payload", "runner.pyz"
 STDOUT, STDERR = "stdout", "stderr"
+_OWN_TIME = re.compile(r"(?m)^\s*#SBATCH\s+(?:--time[=\s]|-t)")
 # Slurm's own place for an element's index in the name of a file.
 ELEMENT = "%a"
 
@@ -48,7 +50,15 @@ class Submission:
 
     def shell_words(self) -> list[str]:
         """The words, quoted; a path that begins with ``~/`` is the user's."""
-        return [script.path(word) if word == self.script else shlex.quote(word) for word in self.words]
+        return [script.path(word) if word == self.script else _quoted(word) for word in self.words]
+
+
+def _quoted(word: str) -> str:
+    """An option whose value is in the user's home is expanded there: sbatch itself does not."""
+    name, equals, value = word.partition("=")
+    if name in ("--chdir", "--output", "--error") and value.startswith("~/"):
+        return f"{name}{equals}{script.path(value)}"
+    return shlex.quote(word)
 
 
 @dataclass(frozen=True)
@@ -102,8 +112,14 @@ def _plan(config: Sbatch, request: Request, build: Callable[[str], Submission], 
     return Plan(config, name, identity.task_digest, f"{identity.try_number}-{identity.digest}", build, **fields)
 
 
-def _words(config: Sbatch, request: Request, folder: str | None) -> tuple[list[str], str, str]:
-    """Options of sbatch, and where output and errors go; without a folder Slurm decides."""
+def _words(
+    config: Sbatch, request: Request, folder: str | None, *, own_time: bool = False
+) -> tuple[list[str], str, str]:
+    """Options of sbatch, and where output and errors go; without a folder Slurm decides.
+
+    Args:
+        own_time: the script says itself how long it may run.
+    """
     fixed: dict[str, Any] = {
         "job_name": options.job_name(config, request.identity),
         "comment": options.comment(config, request.identity),
@@ -117,7 +133,7 @@ def _words(config: Sbatch, request: Request, folder: str | None) -> tuple[list[s
                 where[field_name] = fixed[field_name] = f"{folder}/{file}{end}"
         if config.output is None and "open-mode" not in (config.sbatch_options or {}):
             fixed["open_mode"] = "append"
-    if config.time is None and request.deadline_seconds is not None:
+    if config.time is None and request.deadline_seconds is not None and not own_time:
         fixed["time"] = -(-request.deadline_seconds // 60)
     return options.words(config, fixed), where["output"], where["error"]
 
@@ -203,13 +219,13 @@ def of_text(config: Sbatch, request: Request, text: str, lines: Callable[[str], 
     in_shell = script.is_shell(text)
 
     def build(folder: str) -> Submission:
-        words, out, err = _words(config, request, folder)
+        words, out, err = _words(config, request, folder, own_time=_OWN_TIME.search(text) is not None)
         exports: dict[str, str] = {}
         if in_shell:
             whole = script.with_prelude(text, [*script.prelude(folder, config.env or {}), *lines(folder)])
         else:
             # Python, Perl and so on: nothing can be put in front of them.
-            whole, exports = text, {**(config.env or {}), script.FOLDER: folder}
+            whole, exports = script.plain(text), {**(config.env or {}), script.FOLDER: folder}
             words += _handing_on(config)
         return Submission([*words, f"{folder}/{JOB_SCRIPT}"], {JOB_SCRIPT: whole.encode()}, out, err, exports)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from airflow_distrib.backends.slurm.config import PLACE, Slurm
@@ -48,13 +49,18 @@ if [ -z "$airflow_conda" ]; then echo "airflow_distrib: there is no conda on $(h
 
 def is_shell(script: str) -> bool:
     """Whether a script is one of sh, bash and the like; one that does not say is."""
-    first = script.partition("\n")[0]
+    first = plain(script).partition("\n")[0]
     return not first.startswith("#!") or bool(_SHELLS.fullmatch(first.strip()))
+
+
+def plain(script: str) -> str:
+    """A script as it is meant: indented in a DAG file, or begun on the line after the quotes."""
+    return textwrap.dedent(script.replace("\r\n", "\n").lstrip("\n"))
 
 
 def with_prelude(script: str, prelude: Sequence[str]) -> str:
     """A batch script with lines before its first command, after its ``#SBATCH`` lines."""
-    lines = script.replace("\r\n", "\n").splitlines()
+    lines = plain(script).splitlines()
     if not lines or not lines[0].startswith("#!"):
         lines.insert(0, "#!/bin/bash")
     head = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
@@ -134,8 +140,9 @@ def _ranks(config: Slurm, folder: str, python: str, arguments: Sequence[str]) ->
     interpreter = path(python)
     runner = [interpreter, "-u", shlex.quote(f"{folder}/runner.pyz"), shlex.quote(f"{folder}/spec.json")]
     if config.apptainer_image:
-        inside = ["exec", "--bind", folder, *(config.apptainer_options or ()), config.apptainer_image]
-        runner = ['"$(command -v apptainer || command -v singularity)"', *map(shlex.quote, inside), *runner]
+        inside = ["exec", "--bind", folder, *(config.apptainer_options or ())]
+        program = '"$(command -v apptainer || command -v singularity)"'
+        runner = [program, *map(shlex.quote, inside), path(config.apptainer_image), *runner]
     found = [*_srun(config, folder, arguments), *runner]
     else_one = "" if found[0] == "srun" else "SLURM_NTASKS=${SLURM_NTASKS:-1} "
     check = ""

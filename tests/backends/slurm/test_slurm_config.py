@@ -125,3 +125,30 @@ def test_scripts_are_no_templates() -> None:
     config = Slurm(script="echo ${#x} {{ ds }} {task.fn}", partition="{{ params.p }}")
     assert config.templates() == ["partition"]
     assert config.mapped(lambda value: None if value == "{{ params.p }}" else value).script == config.script
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"venv": "/scratch/$USER/v"}, "venv: is taken as it stands, so $ would be part of it"),
+        ({"srun_options": "--mpi='pmix"}, "srun_options: cannot be taken apart into words"),
+        ({"sbatch_options": {"-p": "x"}}, "must be the long name of an option"),
+        ({"nodes": 0}, "nodes: must be such as"),
+        ({"gres": []}, "gres: must be text that is not empty"),
+    ],
+)
+def test_what_only_looks_right_is_refused(fields: dict[str, Any], text: str) -> None:
+    """It would fail on the cluster."""
+    with pytest.raises(ConfigError) as refused:
+        Slurm(**fields)
+    assert text in str(refused.value)
+
+
+def test_words_may_be_given_as_one_text() -> None:
+    """As on a command line; a template inside a list waits for its value."""
+    config = Slurm(
+        srun_options="--mpi=pmix --label", modules=["python/{{ params.v }}"], components=[{"ntasks": "{{ n }}"}]
+    )
+    assert config.srun_options == ("--mpi=pmix", "--label")
+    assert config.templates() == ["components", "modules"]
+    assert config.tasks is None

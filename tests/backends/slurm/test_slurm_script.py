@@ -245,3 +245,20 @@ def test_slurm_ends_the_job_where_airflow_would() -> None:
 def test_windows_line_ends_do_no_harm() -> None:
     """Bash would take them for part of the words."""
     assert with_prelude("#!/bin/bash\r\necho a\r\n", ["b"]) == "#!/bin/bash\nb\necho a\n"
+
+
+def test_a_script_may_be_indented_as_its_dag_file_is() -> None:
+    """Its first line may follow the quotes; what it says of its time counts."""
+    text = "\n    #!/bin/bash\n    #SBATCH --time=30\n    echo hi\n"
+    request = Request(IDENTITY, deadline_seconds=90)
+    made = plans.of_text(Sbatch(), request, text, lambda _: []).build("/f")
+    assert made.files["job.sh"].decode().splitlines()[:2] == ["#!/bin/bash", "#SBATCH --time=30"]
+    assert not any(word.startswith("--time") for word in made.words)
+    assert of_text("\n#!/usr/bin/env python3\nprint()\n").files["job.sh"].startswith(b"#!/usr/bin/env python3\n")
+
+
+def test_the_users_home_is_expanded_by_the_shell() -> None:
+    """sbatch itself takes it for a folder of that name."""
+    words = of_text("x", chdir="~/my work", output="~/%j.out").shell_words()
+    assert "--chdir=\"$HOME\"/'my work'" in words
+    assert '--output="$HOME"/%j.out' in words
