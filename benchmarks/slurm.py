@@ -128,8 +128,10 @@ def measured(cluster: Any, way: str, folder: Path, count: int, seconds: float) -
         for number in range(count):
             (home / f"{count}-{number}").mkdir()
             (home / f"{count}-{number}/stdout.log").write_text("hello\n")
-    child = subprocess.Popen([sys.executable, __file__, "--way", way, str(folder), str(count), str(seconds)],
-                             stdout=subprocess.PIPE, text=True)  # fmt: skip
+    # A file, because nobody reads a pipe meanwhile, and the SSH library tells of every command.
+    with (folder / "output").open("w") as output:
+        command = [sys.executable, __file__, "--way", way, str(folder), str(count), str(seconds)]
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     wait_for_file(folder / "waiting")
     connections = held(cluster)
     before = cluster.sessions()
@@ -143,7 +145,8 @@ def measured(cluster: Any, way: str, folder: Path, count: int, seconds: float) -
             (home / f"{count}-{number}/exit_code").write_text("0")
     (folder / "ended.new").write_text(str(time.time()))
     (folder / "ended.new").rename(folder / ENDED)
-    out, _ = child.communicate()
+    child.wait()
+    out = (folder / "output").read_text(errors="replace")
     result: dict[str, Any] = json.loads(next(line for line in out.splitlines() if MARK in line).partition(MARK)[2])
     subprocess.run(["rm", "-rf", home, cluster.home / WORKDIR[2:]], check=True)
     return {**result, "connections": connections, "commands": (after[1] - before[1]) / count / seconds * 60,

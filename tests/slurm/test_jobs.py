@@ -235,3 +235,19 @@ def test_nothing_of_all_these_failures_is_left(bad: Run, slurm: SlurmCluster) ->
     wait_for("processes to end", lambda: slurm.processes() == [], 60)
     time.sleep(0.1)
     assert slurm.folders() == []
+
+
+@pytest.mark.parametrize(("dag_id", "task_id"), [("slurm_function", "fit"), ("slurm_scripts", "echo")])
+def test_the_examples_run_as_they_are(stack: AirflowStack, slurm: SlurmCluster, dag_id: str, task_id: str) -> None:
+    """On this Slurm, with this environment's libraries."""
+    script = slurm.home / "echo.sh"
+    script.write_text('#!/bin/bash\n#SBATCH --mem=50M\necho "$@"\n')
+    script.chmod(0o755)
+    run = Run(stack, dag_id)
+    value = run.value(task_id)
+    if task_id == "fit":
+        assert len(value) == 3
+    else:
+        assert "/tmp/airflow-distrib-example/counts.txt" in run.log("echo")
+        assert "to" in Path("/tmp/airflow-distrib-example/counts.txt").read_text()
+    slurm.wait_for_nothing_left(run.id)
