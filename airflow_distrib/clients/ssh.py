@@ -25,8 +25,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# OpenSSH allows 10 sessions on a connection (MaxSessions); SFTP takes one for itself.
-SESSIONS = 8
+# OpenSSH allows 10 sessions on a connection (MaxSessions). SFTP takes one for itself, and those that
+# have just ended may count a moment longer there.
+SESSIONS = 6
+# A connection on which nothing has worked for so long, and that takes no further session, is given up.
+STALE_SECONDS = 60.0
 # Files read or written at once through the one SFTP session.
 TRANSFERS = 16
 # How often a call is tried when the connection breaks or cannot be made: about five minutes.
@@ -84,6 +87,7 @@ class SshClient:
         self._transfers = asyncio.Semaphore(TRANSFERS)
         self._last_error: tuple[float, ClusterError] | None = None
         self._pause = FIRST_PAUSE
+        self._worked_at = time.monotonic()
 
     async def __aenter__(self) -> Self:
         return self
@@ -183,12 +187,14 @@ class SshClient:
                 await self._drop()
                 raise Unreachable(f"{self.settings.place}: no answer to a command within {seconds:g} s") from None
             except (OSError, self._ssh.Error) as error:
-                if isinstance(error, self._ssh.ChannelOpenError):
+                if isinstance(error, self._ssh.ChannelOpenError) and time.monotonic() > self._worked_at + STALE_SECONDS:
+                    # Not only busy: sessions that hang count there for ever.
                     await self._drop()
                 raise Unreachable(f"{self.settings.place}: {type(error).__name__}: {error}") from error
         if done.exit_status is None:
             # The channel closed without a word: a killed sshd, a broken connection.
             raise Unreachable(f"{self.settings.place}: the connection broke while a command ran")
+        self._worked_at = time.monotonic()
         # Signals are negative, as everywhere here.
         return Finished(int(done.exit_status), str(done.stdout or ""), str(done.stderr or ""))
 
@@ -278,15 +284,20 @@ class SshClient:
         except self._ssh.SFTPError as error:
             raise ClusterError(f"{path} cannot be read on {self.settings.host}: {error}") from error
 
-    async def size(self, path: str) -> int | None:
+    async def size(self, path: str, *, attempts: int | None = None) -> int | None:
         """How long a file is; None when there is no such file, or it may not be looked at."""
-        async with asyncio.timeout(COMMAND_SECONDS), self._files() as sftp:
-            try:
-                return (await sftp.stat(path)).size
-            except (self._ssh.SFTPNoSuchFile, self._ssh.SFTPNoSuchPath, self._ssh.SFTPPermissionDenied):
-                return None
-            except self._ssh.SFTPError as error:
-                raise ClusterError(f"{path} cannot be looked at on {self.settings.host}: {error}") from error
+
+        async def look() -> int | None:
+            async with asyncio.timeout(COMMAND_SECONDS), self._files() as sftp:
+                try:
+                    return (await sftp.stat(path)).size
+                except (self._ssh.SFTPNoSuchFile, self._ssh.SFTPNoSuchPath, self._ssh.SFTPPermissionDenied):
+                    return None
+
+        try:
+            return await self._tried(look, attempts)
+        except self._ssh.SFTPError as error:
+            raise ClusterError(f"{path} cannot be looked at on {self.settings.host}: {error}") from error
 
     async def fetch(self, remote: str, local: Path) -> None:
         """Copy a file or a folder from the login node.

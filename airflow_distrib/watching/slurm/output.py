@@ -113,12 +113,16 @@ class JobOutput:
 
     async def _read(self, file: OutputFile, *, last: bool, pace: Pace | None) -> bool:
         """Show what is new in a file; True if anything was."""
-        size = await self._client.size(file.path)
+        # A trigger looks again soon; a worker has only this once.
+        attempts = None if pace is None else 1
+        size = await self._client.size(file.path, attempts=attempts)
         if size is None or file.shown > MAX_BYTES or not self._goes_on(file, size, last=last):
             return False
         before = file.offset
         while file.offset < size and file.shown <= MAX_BYTES:
-            data = await self._client.read(file.path, file.offset, min(PIECE_BYTES, size - file.offset), attempts=1)
+            data = await self._client.read(
+                file.path, file.offset, min(PIECE_BYTES, size - file.offset), attempts=attempts
+            )
             at = file.offset
             for batch in batches(data or b"", last=last and at + len(data or b"") >= size):
                 lines = file.take(batch)
