@@ -357,7 +357,9 @@ class SlurmCluster:
         uid = pwd.getpwnam(self.user).pw_uid
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if entry.stat().st_uid == uid and b"sshd" not in (entry / "cmdline").read_bytes():
+                # Those that are only waited for by a parent that is gone have no command line.
+                command = (entry / "cmdline").read_bytes()
+                if entry.stat().st_uid == uid and command and b"sshd" not in command:
                     found.append(int(entry.name))
         return found
 
