@@ -27,6 +27,9 @@ TAIL_LINES = 30
 _AFTER_EXIT_SECONDS = 0.3
 _LAST_READS = 64
 
+# How much earlier than a signal of our own a rank may end by it.
+_SAME_SIGNAL_SECONDS = 2.0
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -80,6 +83,9 @@ class Supervisor:
         self._start()
         while any(child.output is not None or child.code is None for child in self.children):
             self._turn()
+        if self._stopped_by is None and any(child.code == -signal.SIGTERM for child in self.children):
+            # Whoever ended it may be about to end this process too.
+            time.sleep(0.3)
         # One that arrived during the last turn counts as well.
         self._take_signals()
         if self._orphaned:
@@ -310,8 +316,14 @@ class Supervisor:
         return {"error_type": outcome.PROCESS_KILLED, "message": "{} ended with {}".format(who, _how(code))}
 
     def _after_stop(self, told: Outcome) -> Outcome:
-        """What happens after a stop was asked for is its consequence, not a failure or a success."""
-        if self._stopped_by is None or told.time < self._stopped_at:
+        """What happens after a stop was asked for is its consequence, not a failure or a success.
+
+        Slurm sends its signal to every process of a job, so a rank's end by it may be seen first.
+        """
+        if self._stopped_by is None:
+            return told
+        by_the_same = told.exit_code == -self._stopped_by and told.time > self._stopped_at - _SAME_SIGNAL_SECONDS
+        if told.time < self._stopped_at and not by_the_same:
             return told
         return told._replace(kind=outcome.TERMINATED, result=None, result_path=None)
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,25 @@ def test_a_stop_is_the_termination_message_even_if_the_function_then_returns(num
     assert document is not None
     assert (document.kind, document.result) == (outcomes.TERMINATED, None)
     assert signal.Signals(number).name in document.message
+
+
+def test_a_rank_that_ends_by_the_signal_before_its_supervisor_has_not_failed(tmp_path: Path) -> None:
+    """Slurm sends it to every process of a job, and the rank may be the faster."""
+
+    def wait() -> None:
+        import os
+        import time
+
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+
+    process = start(wait, tmp_path, {})
+    assert process.stdout is not None
+    rank = int(process.stdout.readline().rpartition("] ")[2])
+    os.kill(rank, signal.SIGTERM)
+    time.sleep(0.05)
+    process.terminate()
+    code, _, document = ended(process, tmp_path)
+    assert code == 128 + signal.SIGTERM
+    assert document is not None
+    assert document.kind == outcomes.TERMINATED
