@@ -72,7 +72,8 @@ class KubernetesJobs(Jobs[Rendered]):
         metadata = rendered.manifest["metadata"]
         return JobRef(SYSTEM, metadata["name"], "", {"kind": rendered.kind.key, "namespace": metadata["namespace"]})
 
-    async def submit(self, order: Order[Rendered]) -> tuple[JobRef, bool]:
+    async def submit(self, order: Order[Rendered], announced: JobRef) -> tuple[JobRef, bool]:
+        del announced  # the manifest says it all
         rendered = order.render(order.identity)
         return await ResourceBackend(self._client, rendered.kind).submit(rendered, order.identity, order.payload)
 

@@ -64,8 +64,8 @@ class Jobs(ABC, Generic[R]):
         """Where the job will be, before it is submitted: a reference without a uid."""
 
     @abstractmethod
-    async def submit(self, order: Order[R]) -> tuple[JobRef, bool]:
-        """Create the job, or find what an earlier attempt of the same try created."""
+    async def submit(self, order: Order[R], announced: JobRef) -> tuple[JobRef, bool]:
+        """Create the announced job, or find what an earlier attempt of the same try created."""
 
     @abstractmethod
     async def find(self, announced: JobRef, identity: JobIdentity) -> JobRef | None:
@@ -195,7 +195,7 @@ class RemoteRun(ABC, Generic[R]):
         await self._check_killed(jobs)
         begin = time.monotonic()
         try:
-            self.ref, existed = await jobs.submit(order)
+            self.ref, existed = await jobs.submit(order, announced)
         except JobNotStarted:
             # The system refused it: there is nothing to look for.
             self._announced = None

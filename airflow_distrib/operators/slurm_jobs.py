@@ -74,9 +74,8 @@ class JobsOnSlurm(Jobs[Plan]):
         plan = order.render(order.identity)
         return self._jobs.reference(plan, await self._jobs.make_folder(plan))
 
-    async def submit(self, order: Order[Plan]) -> tuple[JobRef, bool]:
-        plan = order.render(order.identity)
-        return await self._jobs.submit(plan, await self._jobs.make_folder(plan), order.payload)
+    async def submit(self, order: Order[Plan], announced: JobRef) -> tuple[JobRef, bool]:
+        return await self._jobs.submit(order.render(order.identity), announced.address["directory"], order.payload)
 
     async def find(self, announced: JobRef, identity: JobIdentity) -> JobRef | None:
         del identity  # the name in the reference says it all
@@ -119,7 +118,7 @@ class JobsOnSlurm(Jobs[Plan]):
         if ending.problem is None and not found.state.finished:
             raise ClusterError(f"Slurm job {ref.uid} is {found.state.value}, though it had ended: it was started again")
         if waiting.logs:
-            await output_of(self._client, waiting, self._say, dict(ending.log)).rest()
+            await output_of(self._client, waiting, self._say, ending.log).rest()
         if found.state is not JobState.SUCCEEDED:
             raise await self._error(order, ref, ending, parts)
         if not order.returns:

@@ -67,6 +67,29 @@ def _lookup(name: str, clusters: str) -> str:
 }}"""
 
 
+def _once(sbatch: str) -> str:
+    """Find the job that an earlier attempt made, or make it; both leave its id in ``found``."""
+    return f"""  found= again=
+  # Made by one alone, also where locks do not reach from one login node to the next.
+  mkdir trying 2>/dev/null || again=yes
+  if [ -n "$again" ]; then found=$(lookup) || exit $?; found=$(printf '%s\\n' "$found" | head -n 1); fi
+  if [ -z "$found" ]; then
+    answer=$( (
+{sbatch}
+    ) 2>refusal)
+    code=$?
+    found=$(printf '%s\\n' "$answer" | {_IDS} | tail -n 1)
+    # What failed may have been done all the same.
+    if [ -z "$found" ]; then found=$(lookup) || exit $?; found=$(printf '%s\\n' "$found" | head -n 1); fi
+    if [ -z "$found" ]; then cat refusal >&2; printf '%s\\n' "$answer" >&2; exit $((code ? code : {TRY_AGAIN})); fi
+    if [ -n "$again" ]; then
+      oldest=$(lookup) || exit $?
+      oldest=$(printf '%s\\n' "$oldest" | head -n 1)
+      if [ -n "$oldest" ] && [ "${{oldest%%;*}}" != "${{found%%;*}}" ]; then withdraw "$found"; found=$oldest; fi
+    fi
+  fi"""
+
+
 def submit(
     folder: str,
     name: str,
@@ -102,25 +125,7 @@ if command -v flock >/dev/null 2>&1; then
   if [ $? -eq 1 ]; then echo "another submission of this job still runs" >&2; exit {TRY_AGAIN}; fi
 fi
 if [ ! -s submitted ]; then
-  found= again=
-  # Made by one alone, also where locks do not reach from one login node to the next.
-  mkdir trying 2>/dev/null || again=yes
-  if [ -n "$again" ]; then found=$(lookup) || exit $?; found=$(printf '%s\\n' "$found" | head -n 1); fi
-  if [ -z "$found" ]; then
-    answer=$( (
-{theirs}
-    ) 2>refusal)
-    code=$?
-    found=$(printf '%s\\n' "$answer" | {_IDS} | tail -n 1)
-    # What failed may have been done all the same.
-    if [ -z "$found" ]; then found=$(lookup) || exit $?; found=$(printf '%s\\n' "$found" | head -n 1); fi
-    if [ -z "$found" ]; then cat refusal >&2; printf '%s\\n' "$answer" >&2; exit $((code ? code : {TRY_AGAIN})); fi
-    if [ -n "$again" ]; then
-      oldest=$(lookup) || exit $?
-      oldest=$(printf '%s\\n' "$oldest" | head -n 1)
-      if [ -n "$oldest" ] && [ "${{oldest%%;*}}" != "${{found%%;*}}" ]; then withdraw "$found"; found=$oldest; fi
-    fi
-  fi
+{_once(theirs)}
   printf '%s\\n' "$found" >submitted.new && mv submitted.new submitted || {{ withdraw "$found"; exit {NO_FOLDER}; }}
 fi
 if [ -e given-up ]; then

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 from airflow_distrib.backends.slurm import status
 from airflow_distrib.backends.slurm.commands import ENVIRONMENT
@@ -162,11 +163,11 @@ class SlurmWait:
         return all(part.over for part in parts.values())
 
 
-def output_of(client: SshClient, waiting: Waiting, say: Callable[[str], None], positions: object) -> JobOutput:
+def output_of(
+    client: SshClient, waiting: Waiting, say: Callable[[str], None], positions: Mapping[str, Any]
+) -> JobOutput:
     """The files to show of a job."""
-    known = positions if isinstance(positions, dict) else {}
-    chosen = waiting.log_roles or ()
-    return JobOutput(client, waiting.ref, chosen, say, named=waiting.named, positions=known)
+    return JobOutput(client, waiting.ref, waiting.log_roles or (), say, named=waiting.named, positions=positions)
 
 
 async def cancel_patiently(

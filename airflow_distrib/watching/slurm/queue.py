@@ -39,14 +39,12 @@ class QueueFeed:
 
     Attributes:
         parts: by their keys; empty while nothing is known.
-        looks: how often the queue has been looked at since the job waits.
         unknown: how often in a row neither the queue nor the accounting knew it, or all of it.
     """
 
     def __init__(self, ref: JobRef) -> None:
         self.ref = ref
         self.parts: dict[str, Part] = {}
-        self.looks = 0
         self.unknown = 0
         self.unknown_since: float | None = None
         self.asked_at = 0.0
@@ -64,7 +62,6 @@ class QueueFeed:
         # Elements that ended are forgotten by the controller one by one.
         ended = {key: part for key, part in self.parts.items() if part.over and key not in found}
         self.parts = {**ended, **{key: self._believed(key, part) for key, part in found.items()}}
-        self.looks += 1
         if any(not part.over for part in self.parts.values()) or not self.is_incomplete({}):
             self.unknown, self.unknown_since = 0, None
         elif asked:

@@ -279,6 +279,8 @@ def test_output_comes_as_it_is_written(run: Any) -> None:
         assert await here.lines(1) == ["one"]
         with out.open("ab") as file:
             file.write("o \N{SNOWMAN}\nthr".encode())
+        # Only then the other stream: which of two is read first is not said.
+        await here.lines(2)
         err.write_text("oh\n")
         await here.lines(3)
         here.fake.cut()
