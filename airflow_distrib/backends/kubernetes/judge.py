@@ -88,7 +88,7 @@ def _finished(kind: Kind, ref: JobRef, view: View, status: JobStatus, left: tupl
         # ranks' work is not done yet, and may still fail.
         return Verdict(status, not running, None, left)
     # Peers of the rank that failed are about to fail; the earliest is to be named.
-    wait = (_ended_at(view.resource or {}) or now) + SETTLE_SECONDS - now if running or not left else 0.0
+    wait = _ended_at(view, now) + SETTLE_SECONDS - now if running or not left else 0.0
     return Verdict(status, wait <= 0, problem, left, wait if wait > 0 else None)
 
 
@@ -102,15 +102,17 @@ def _runs(kind: Kind, pod: Object, now: float) -> bool:
     return not pod.get("deleted") and "running" in (main.get("state") or {})
 
 
-def _ended_at(resource: Object) -> float:
-    status = resource.get("status") or {}
+def _ended_at(view: View, now: float) -> float:
+    """When it ended; of resources that do not tell, such as a Pod, since when it has been seen so."""
+    status = (view.resource or {}).get("status") or {}
     times = [problems.seconds(status.get("completionTime"))]
     times += [
         problems.seconds(each.get("lastTransitionTime"))
         for each in status.get("conditions") or ()
         if each["type"] in ("Succeeded", "Failed") and each.get("status") == "True"
     ]
-    return max(times)
+    seen = now if view.first_seen is None else view.first_seen.setdefault("ended", now)
+    return max(times) or seen
 
 
 def _going_on(

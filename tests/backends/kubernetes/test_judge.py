@@ -239,3 +239,14 @@ def test_the_workers_of_an_mpijob_say_nothing() -> None:
     worker = pod("worker-0", "Running", {"running": {}}, container="mpi")
     view = View(job(SUCCEEDED), (launcher, worker))
     assert judge(MPIJOB, REF, view, Patience(), NOW).over
+
+
+def test_a_pod_that_failed_before_any_container_existed_ends_the_wait() -> None:
+    """An evicted Pod, or one that kubelet rejects, has neither container statuses nor a time at which it ended."""
+    gone = pod("x", "Failed", None, reason="OutOfcpu", message="Node didn't have enough resource: cpu")
+    del gone["status"]["containerStatuses"]
+    view = View(gone, (gone,), first_seen={})
+    first = judge(POD, REF, view, Patience(), NOW)
+    assert (first.over, first.wait) == (False, SETTLE_SECONDS)
+    later = judge(POD, REF, view, Patience(), NOW + SETTLE_SECONDS)
+    assert (later.over, later.status.reason) == (True, "OutOfcpu")
