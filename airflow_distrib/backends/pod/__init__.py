@@ -1,1 +1,0 @@
-"""A plain Pod: one node of Elastic needs no operator."""

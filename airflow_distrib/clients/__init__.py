@@ -1,1 +1,0 @@
-"""Clients of the systems' interfaces: asynchronous, without Airflow, importing libraries only when used."""

@@ -1,1 +1,0 @@
-"""Waiting for jobs: one watch for all that wait in the same place."""
