@@ -6,19 +6,11 @@ does, must not import what a system needs.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from airflow_distrib.catalogue import PUBLIC
+from airflow_distrib import catalogue
 
 if TYPE_CHECKING:
-    from airflow_distrib.backends.elastic.config import Elastic
-    from airflow_distrib.backends.kubernetes.options import SchedulingPolicy
-    from airflow_distrib.backends.kubernetes.problems import Patience
-    from airflow_distrib.backends.mpijob.config import MPIJob
-    from airflow_distrib.backends.pytorchjob.config import PyTorchJob
-    from airflow_distrib.backends.slurm.config import Sbatch, Slurm
-    from airflow_distrib.backends.slurm.outputs import SlurmOutput
     from airflow_distrib.core.errors import (
         ClusterError,
         ConfigError,
@@ -35,12 +27,31 @@ if TYPE_CHECKING:
         RankFailed,
         ResultMissing,
     )
-    from airflow_distrib.core.resources import CleanPodPolicy, Replica, Resources, RestartPolicy, RunPolicy
-    from airflow_distrib.decorators.tasks import elastic_task, mpi_job_task, pytorch_job_task, slurm_task
-    from airflow_distrib.operators.mpi import MPIJobOperator
-    from airflow_distrib.operators.pytorch import ElasticOperator, PyTorchJobOperator
+    from airflow_distrib.decorators.tasks import TaskDecorator
+    from airflow_distrib.operators.elastic import ElasticOperator
+    from airflow_distrib.operators.mpijob import MPIJobOperator
+    from airflow_distrib.operators.pytorchjob import PyTorchJobOperator
     from airflow_distrib.operators.slurm import SlurmOperator, SlurmScriptOperator, SlurmShellOperator
     from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
+    from airflow_distrib.systems.elastic.config import Elastic
+    from airflow_distrib.systems.kubernetes.options import SchedulingPolicy
+    from airflow_distrib.systems.kubernetes.problems import Patience
+    from airflow_distrib.systems.kubernetes.resources import (
+        CleanPodPolicy,
+        Replica,
+        Resources,
+        RestartPolicy,
+        RunPolicy,
+    )
+    from airflow_distrib.systems.mpijob.config import MPIJob
+    from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+    from airflow_distrib.systems.slurm.config import Sbatch, Slurm
+    from airflow_distrib.systems.slurm.outputs import SlurmOutput
+
+    elastic_task: TaskDecorator[Elastic]
+    mpi_job_task: TaskDecorator[MPIJob]
+    pytorch_job_task: TaskDecorator[PyTorchJob]
+    slurm_task: TaskDecorator[Slurm]
 
 __version__ = "0.1.0"
 
@@ -89,10 +100,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a public name from where it is defined."""
-    if name not in PUBLIC:
+    path = catalogue.public().get(name)
+    if path is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = PUBLIC[name].rpartition(".")
-    return getattr(importlib.import_module(module), attribute)
+    return catalogue.load(path)
 
 
 def __dir__() -> list[str]:

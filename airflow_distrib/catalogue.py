@@ -1,12 +1,13 @@
-"""Every system of the package, one row of strings each; imports nothing.
+"""Every system and every launcher of the package, one row of strings each; imports nothing of it.
 
-Provider metadata, lazy names, the README's table and the contract tests are made from these
-rows.
+Provider metadata, decorators, lazy names, the README's table and the contract tests are made
+from these rows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib
+from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
@@ -16,153 +17,190 @@ class Entry(NamedTuple):
         system: its name as users know it.
         operator: dotted path of the operator.
         config: dotted path of the config.
-        decorator: dotted path of the decorator function; empty when it takes no function.
-        decorator_name: the word after ``@task.``.
+        decorator: the word after ``@task.``; empty when it takes no function.
         extra: extra of the package that holds its libraries; empty when it needs none.
         example: file in ``dags/`` that shows it.
         documentation: the system's own.
         works: what runs in this release, for the README's table.
+        kinds: dotted paths of its custom resources.
+        exports: dotted paths of further names that users import from the package itself.
     """
 
     system: str
     operator: str
     config: str
     decorator: str
-    decorator_name: str
     extra: str
     example: str
     documentation: str
     works: str
+    kinds: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
 
+    @property
+    def decorator_path(self) -> str:
+        """Dotted path of the decorator; empty when it takes no function."""
+        return f"airflow_distrib.decorators.tasks.{self.decorator}_task" if self.decorator else ""
+
+
+_KUBERNETES = "airflow_distrib.systems.kubernetes"
 
 ENTRIES = (
     Entry(
         system="torchrun Elastic",
-        operator="airflow_distrib.operators.pytorch.ElasticOperator",
-        config="airflow_distrib.backends.elastic.config.Elastic",
-        decorator="airflow_distrib.decorators.tasks.elastic_task",
-        decorator_name="elastic",
+        operator="airflow_distrib.operators.elastic.ElasticOperator",
+        config="airflow_distrib.systems.elastic.config.Elastic",
+        decorator="elastic",
         extra="torch",
         example="digits_ddp.py",
         documentation="https://docs.pytorch.org/docs/stable/elastic/run.html",
-        works="one node on the Airflow worker or in a Pod, several nodes on Kubernetes",
+        works="one node on the Airflow worker or in a Pod, several nodes on Kubernetes or Slurm",
+        kinds=(f"{_KUBERNETES}.pod.POD", "airflow_distrib.systems.pytorchjob.status.PYTORCHJOB"),
     ),
     Entry(
         system="PyTorchJob",
-        operator="airflow_distrib.operators.pytorch.PyTorchJobOperator",
-        config="airflow_distrib.backends.pytorchjob.config.PyTorchJob",
-        decorator="airflow_distrib.decorators.tasks.pytorch_job_task",
-        decorator_name="pytorch_job",
+        operator="airflow_distrib.operators.pytorchjob.PyTorchJobOperator",
+        config="airflow_distrib.systems.pytorchjob.config.PyTorchJob",
+        decorator="pytorch_job",
         extra="kubernetes",
         example="pytorch_job_kubernetes.py",
         documentation="https://www.kubeflow.org/docs/components/trainer/legacy-v1/user-guides/pytorch/",
         works="functions, programs and manifests on Kubernetes",
+        kinds=("airflow_distrib.systems.pytorchjob.status.PYTORCHJOB",),
     ),
     Entry(
         system="MPIJob",
-        operator="airflow_distrib.operators.mpi.MPIJobOperator",
-        config="airflow_distrib.backends.mpijob.config.MPIJob",
-        decorator="airflow_distrib.decorators.tasks.mpi_job_task",
-        decorator_name="mpi_job",
+        operator="airflow_distrib.operators.mpijob.MPIJobOperator",
+        config="airflow_distrib.systems.mpijob.config.MPIJob",
+        decorator="mpi_job",
         extra="kubernetes",
         example="mpi_job_kubernetes.py",
         documentation="https://github.com/kubeflow/mpi-operator",
         works="functions, programs and manifests on Kubernetes",
+        kinds=("airflow_distrib.systems.mpijob.status.MPIJOB", "airflow_distrib.systems.mpijob.status.MPIJOB_V1"),
     ),
     Entry(
         system="Slurm",
         operator="airflow_distrib.operators.slurm.SlurmOperator",
-        config="airflow_distrib.backends.slurm.config.Slurm",
-        decorator="airflow_distrib.decorators.tasks.slurm_task",
-        decorator_name="slurm",
+        config="airflow_distrib.systems.slurm.config.Slurm",
+        decorator="slurm",
         extra="slurm",
         example="slurm_function.py",
         documentation="https://slurm.schedmd.com/sbatch.html",
-        works="functions on a Slurm, over SSH",
+        works="functions on a Slurm cluster, over SSH",
     ),
     Entry(
         system="Slurm batch script",
         operator="airflow_distrib.operators.slurm.SlurmScriptOperator",
-        config="airflow_distrib.backends.slurm.config.Sbatch",
+        config="airflow_distrib.systems.slurm.config.Sbatch",
         decorator="",
-        decorator_name="",
         extra="slurm",
         example="slurm_scripts.py",
         documentation="https://slurm.schedmd.com/sbatch.html",
-        works="scripts that are on the cluster, over SSH",
+        works="scripts that are on the cluster already, over SSH",
     ),
     Entry(
         system="Slurm shell script",
         operator="airflow_distrib.operators.slurm.SlurmShellOperator",
-        config="airflow_distrib.backends.slurm.config.Sbatch",
+        config="airflow_distrib.systems.slurm.config.Sbatch",
         decorator="",
-        decorator_name="",
         extra="slurm",
         example="slurm_scripts.py",
         documentation="https://slurm.schedmd.com/sbatch.html",
-        works="scripts that the DAG holds, with inputs and outputs, over SSH",
+        works="scripts in the DAG file, with inputs and outputs, over SSH",
+        exports=("airflow_distrib.systems.slurm.outputs.SlurmOutput",),
     ),
 )
 
 
-class Hook(NamedTuple):
-    """One type of connection.
+class Launcher(NamedTuple):
+    """One place where jobs run.
 
     Attributes:
+        connect: dotted path of the function that opens a job client.
+        hook: dotted path of the hook of its connection; empty without one.
+        connection_type: of that connection.
+        title: of that connection type, in Airflow's UI.
         provider: Airflow's own package that declares the same type, if installed.
+        exports: dotted paths of names that users import from the package itself.
     """
 
-    connection_type: str
     name: str
-    path: str
-    provider: str
+    connect: str
+    hook: str = ""
+    connection_type: str = ""
+    title: str = ""
+    provider: str = ""
+    documentation: str = ""
+    exports: tuple[str, ...] = ()
 
 
-HOOKS = (
-    Hook(
+LAUNCHERS = (
+    Launcher("local", "airflow_distrib.systems.local.launcher.connect"),
+    Launcher(
+        "kubernetes",
+        f"{_KUBERNETES}.launcher.connect",
+        "airflow_distrib.hooks.kubernetes.KubernetesHook",
         "kubernetes",
         "Kubernetes Cluster Connection",
-        "airflow_distrib.hooks.kubernetes.KubernetesHook",
         "apache-airflow-providers-cncf-kubernetes",
+        "https://kubernetes.io/docs/concepts/overview/kubernetes-api/",
+        (
+            *(f"{_KUBERNETES}.resources.{n}" for n in ("CleanPodPolicy", "Replica", "Resources", "RestartPolicy")),
+            f"{_KUBERNETES}.resources.RunPolicy",
+            f"{_KUBERNETES}.problems.Patience",
+            f"{_KUBERNETES}.options.SchedulingPolicy",
+        ),
     ),
-    Hook("ssh", "SSH", "airflow_distrib.hooks.ssh.SlurmSSHHook", "apache-airflow-providers-ssh"),
+    Launcher(
+        "slurm",
+        "airflow_distrib.systems.slurm.launcher.connect",
+        "airflow_distrib.hooks.ssh.SlurmSSHHook",
+        "ssh",
+        "SSH",
+        "apache-airflow-providers-ssh",
+        "https://www.openssh.com/specs.html",
+    ),
 )
 
 TRIGGERS = ("airflow_distrib.triggers.job",)
 
 LINKS = ("airflow_distrib.links.JobLink", "airflow_distrib.links.LogsLink")
 
-# Names that users import from the package itself.
-PUBLIC = {
-    **{entry.operator.rpartition(".")[2]: entry.operator for entry in ENTRIES},
-    **{entry.config.rpartition(".")[2]: entry.config for entry in ENTRIES},
-    **{entry.decorator.rpartition(".")[2]: entry.decorator for entry in ENTRIES if entry.decorator},
-    **{
-        name: f"airflow_distrib.core.resources.{name}"
-        for name in ("CleanPodPolicy", "Replica", "Resources", "RestartPolicy", "RunPolicy")
-    },
-    **{
-        name: f"airflow_distrib.core.errors.{name}"
-        for name in (
-            "ClusterError",
-            "ConfigError",
-            "DistribError",
-            "FunctionNotPicklable",
-            "JobError",
-            "JobFailed",
-            "JobLost",
-            "JobNotStarted",
-            "JobPreempted",
-            "JobTerminated",
-            "JobTimedOut",
-            "MissingExtra",
-            "RankFailed",
-            "ResultMissing",
-        )
-    },
-    "Patience": "airflow_distrib.backends.kubernetes.problems.Patience",
-    "SlurmOutput": "airflow_distrib.backends.slurm.outputs.SlurmOutput",
-    "SchedulingPolicy": "airflow_distrib.backends.kubernetes.options.SchedulingPolicy",
+_ERRORS = (
+    "ClusterError",
+    "ConfigError",
+    "DistribError",
+    "FunctionNotPicklable",
+    "JobError",
+    "JobFailed",
+    "JobLost",
+    "JobNotStarted",
+    "JobPreempted",
+    "JobTerminated",
+    "JobTimedOut",
+    "MissingExtra",
+    "RankFailed",
+    "ResultMissing",
+)
+
+
+def launcher(name: str) -> Launcher:
+    """The row of a launcher."""
+    return next(each for each in LAUNCHERS if each.name == name)
+
+
+def load(path: str) -> Any:
+    """What a dotted path names."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def public() -> dict[str, str]:
+    """Names that users import from the package itself, and where they are."""
+    paths = [path for each in ENTRIES for path in (each.operator, each.config, each.decorator_path, *each.exports)]
+    paths += [path for each in LAUNCHERS for path in each.exports]
+    paths += [f"airflow_distrib.core.errors.{name}" for name in _ERRORS]
     # From the runner, where ranks find them: a function pickled on the worker names this module.
-    **{name: f"airflow_distrib.runner.errors.{name}" for name in ("NonRecoverableError", "RecoverableError")},
-}
+    paths += [f"airflow_distrib.runner.errors.{name}" for name in ("NonRecoverableError", "RecoverableError")]
+    return {path.rpartition(".")[2]: path for path in paths if path}

@@ -44,9 +44,9 @@ async def ours(server: BenchmarkServer) -> int:
     """This package's trigger; returns how many lines it showed."""
     from airflow_distrib.core.reference import JobRef
     from airflow_distrib.hooks.kubernetes import KubernetesHook
-    from airflow_distrib.watching.kubernetes.hub import WatchHub
-    from airflow_distrib.watching.kubernetes.job import JobWait
-    from airflow_distrib.watching.waiting import Waiting
+    from airflow_distrib.systems.kubernetes.feed import WatchHub
+    from airflow_distrib.systems.kubernetes.watch import JobWait
+    from airflow_distrib.jobs.waiting import Waiting
 
     shown: list[str] = []
     ref = JobRef("kubernetes", "job-0", "uid-job-0", {"kind": "pytorchjob", "namespace": "ns"})

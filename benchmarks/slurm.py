@@ -33,9 +33,9 @@ USER = "airflow-slurm-bench"
 
 async def submitted(count: int) -> list[Any]:
     """References of so many jobs that wait for an hour."""
-    from airflow_distrib.backends.slurm import plan as plans
-    from airflow_distrib.backends.slurm.config import Sbatch
-    from airflow_distrib.backends.slurm.jobs import SlurmJobs
+    from airflow_distrib.systems.slurm import plan as plans
+    from airflow_distrib.systems.slurm.config import Sbatch
+    from airflow_distrib.systems.slurm.jobs import SlurmJobs
     from airflow_distrib.core.identity import JobIdentity
     from airflow_distrib.hooks.ssh import SlurmSSHHook
 
@@ -54,7 +54,7 @@ def ours(folder: Path, count: int) -> list[Any]:
     """This package's triggers."""
     from airflow_distrib.core.reference import JobRef
     from airflow_distrib.triggers import job
-    from airflow_distrib.watching.waiting import Waiting
+    from airflow_distrib.jobs.waiting import Waiting
 
     job.EARLIEST_SECONDS = 0.0
     refs = [JobRef.from_json(each) for each in json.loads((folder / f"refs-{count}").read_text())]

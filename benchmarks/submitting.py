@@ -17,14 +17,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.kubernetes.resource import ResourceBackend
-from airflow_distrib.backends.pytorchjob.config import PyTorchJob
-from airflow_distrib.backends.pytorchjob.render import cluster
-from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
-from airflow_distrib.clients.kubernetes import KubernetesClient, KubernetesSettings
+from airflow_distrib.systems.kubernetes.manifest import Task
+from airflow_distrib.systems.kubernetes.jobs import ResourceBackend
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+from airflow_distrib.systems.pytorchjob.render import cluster
+from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB
+from airflow_distrib.systems.kubernetes.client import KubernetesClient, KubernetesSettings
 from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.core.resources import Replica
+from airflow_distrib.systems.kubernetes.resources import Replica
 
 JOB = PyTorchJob(image="example.org/none:1", worker=Replica(replicas=1), suspend=True)
 SETTINGS = KubernetesSettings(kube_config_path=os.environ["KUBECONFIG"])

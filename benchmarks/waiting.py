@@ -58,7 +58,7 @@ def ours(number: int) -> Any:
     """This package's."""
     from airflow_distrib.core.reference import JobRef
     from airflow_distrib.triggers.job import JobTrigger
-    from airflow_distrib.watching.waiting import Waiting
+    from airflow_distrib.jobs.waiting import Waiting
 
     name = f"job-{number}"
     ref = JobRef("kubernetes", name, f"uid-{name}", {"kind": "pytorchjob", "namespace": "ns"})

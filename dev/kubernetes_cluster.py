@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient, KubernetesSettings
+from airflow_distrib.systems.kubernetes.client import ApiError, KubernetesClient, KubernetesSettings
 from airflow_stack import wait_for
 
 RBAC = Path(__file__).parents[1] / "docs" / "rbac.yaml"

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from aiohttp import web
 
-from airflow_distrib.clients.kubernetes import KubernetesClient, KubernetesSettings
+from airflow_distrib.systems.kubernetes.client import KubernetesClient, KubernetesSettings
 
 
 class FakeKubernetes:

@@ -18,7 +18,7 @@ from typing import Any
 
 import asyncssh
 
-from airflow_distrib.clients.ssh import SshSettings
+from airflow_distrib.systems.slurm.ssh import SshSettings
 
 _COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel")
 

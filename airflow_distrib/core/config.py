@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -249,3 +250,21 @@ def environment(name: str, value: Any) -> dict[str, str]:
         if not isinstance(item, str) and not is_template(item):
             raise ConfigError(f"{name}[{key!r}]", f"must be text; write {str(item)!r} instead of {item!r}")
     return dict(value)
+
+
+def words(name: str, value: Any) -> Any:
+    """Check for a command: words, of which some may be templates."""
+    for word in value if isinstance(value, list | tuple) else ():
+        if isinstance(word, int | float) and not isinstance(word, bool):
+            raise ConfigError(name, f"must hold text; write {str(word)!r} instead of {word!r}")
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not value or not all(isinstance(word, str) or is_template(word) for word in value):
+        raise ConfigError(name, f"must be a list of words such as ['python', 'train.py']; got {value!r}")
+    return value
+
+
+def location(name: str, value: Any) -> Any:
+    """Check for a path or a URL."""
+    if not isinstance(value, str | os.PathLike) and not hasattr(value, "protocol"):
+        raise ConfigError(name, f"must be a path or a URL; got {value!r}")
+    return value

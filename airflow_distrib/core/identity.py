@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
-# Longest value of a Kubernetes label.
+# Longest value of a label, and longest DNS label.
 MAX_LABEL = 63
 _HASH = 10
 PREFIX = "airflow-distrib/"

@@ -1,4 +1,4 @@
-"""What is stored about a task's job, and what the next leg of the task does about it.
+"""What is stored about a task's job, and what the next ``execute`` does about it.
 
 The record lives in Airflow's ``task_state_store``: it survives a lost worker, a retry and
 a user's *clear*, and a trigger cannot write it. Local ranks know three of the phases; the
@@ -23,7 +23,7 @@ from typing import Any
 
 from airflow_distrib.core.reference import JobRef
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Phase(Enum):

@@ -1,4 +1,4 @@
-"""The address of one submitted job: enough to find, judge and cancel it, and no secret."""
+"""The address of one submitted job: enough to find, watch and cancel it, and no secret."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class JobRef:
     """Where a job is.
 
     Attributes:
-        system: name of the backend that knows the job.
+        launcher: name of the launcher that submitted it.
         name: name of the job there.
         uid: identity that no later job of the same name shares.
-        address: what else the backend needs (namespace, host, ...), as text.
+        address: what else the launcher needs (namespace, host, ...), as text.
     """
 
-    system: str
+    launcher: str
     name: str
     uid: str
     address: Mapping[str, str] = field(default_factory=dict)
@@ -30,4 +30,4 @@ class JobRef:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> JobRef:
         """The reverse of :meth:`to_json`."""
-        return cls(document["system"], document["name"], document["uid"], dict(document.get("address") or {}))
+        return cls(document["launcher"], document["name"], document["uid"], dict(document.get("address") or {}))

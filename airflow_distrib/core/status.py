@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -42,9 +43,19 @@ class Retry(Enum):
     CANNOT_HELP = "cannot help"
 
 
+class Category(Enum):
+    """What kind of end a problem is; each has an error of its own in :mod:`airflow_distrib.core.errors`."""
+
+    FAILED = "failed"
+    LOST = "lost"
+    NOT_STARTED = "not started"
+    PREEMPTED = "preempted"
+    TIMED_OUT = "timed out"
+
+
 @dataclass(frozen=True)
 class Problem:
-    """Why a job has no result, told by the system rather than by a rank.
+    """Why a job has no result, as the system says rather than a rank.
 
     Attributes:
         reason: one word to tell problems apart by, such as ``ImagePullFailed``.
@@ -57,3 +68,14 @@ class Problem:
     message: str
     advice: str = ""
     retry: Retry = Retry.MAY_HELP
+    category: Category = Category.FAILED
+
+    def to_json(self) -> list[str]:
+        """As plain JSON values."""
+        return [self.reason, self.message, self.advice, self.retry.value, self.category.value]
+
+    @classmethod
+    def from_json(cls, values: Sequence[str]) -> Problem:
+        """The reverse of :meth:`to_json`."""
+        reason, message, advice, retry, category = values
+        return cls(reason, message, advice, Retry(retry), Category(category))

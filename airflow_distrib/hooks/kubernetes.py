@@ -12,8 +12,9 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airflow_distrib.clients.kubernetes import KubernetesClient, KubernetesSettings
 from airflow_distrib.core.errors import ClusterError, ConfigError, DistribError
+from airflow_distrib.systems.kubernetes.client import KubernetesClient, KubernetesSettings
+from airflow_distrib.systems.kubernetes.registry import kinds, rights
 
 DEFAULT = "kubernetes_default"
 
@@ -95,29 +96,19 @@ class KubernetesHook(BaseHook):
             version = await client.request("GET", "/version", attempts=1)
             groups = await client.request("GET", "/apis", attempts=1)
             names = {group["name"] for group in groups["groups"]}
-            found = [f"{name} is {'there' if name in names else 'missing'}" for name in ("kubeflow.org",)]
-            refused = [each for each in REQUIRED if not await _allowed(client, *each)]
+            groups_wanted = dict.fromkeys(kind.group for kind in kinds() if kind.group)
+            found = [f"{name} is {'installed' if name in names else 'missing'}" for name in groups_wanted]
+            wanted = [(verb, each.group, each.resource) for each in rights() for verb in each.verbs]
+            refused = [each for each in wanted if not await _allowed(client, *each)]
             if refused:
                 missing = ", ".join(f"{verb} {resource}" for verb, _, resource in refused)
                 raise ClusterError(
                     f"Kubernetes {version['gitVersion']} answers, but in namespace {client.namespace} this account "
                     f"may not {missing}; docs/rbac.yaml lists what is needed"
                 )
-            return f"Kubernetes {version['gitVersion']} at {client.host}, namespace {client.namespace}; {found[0]}"
-
-
-# What the package asks of the API server: verb, group, resource. docs/rbac.yaml grants just this.
-REQUIRED = (
-    *((verb, "", "pods") for verb in ("get", "list", "watch", "create", "delete")),
-    ("get", "", "pods/log"),
-    ("list", "", "events"),
-    ("create", "", "secrets"),
-    *(
-        (verb, "kubeflow.org", resource)
-        for resource in ("pytorchjobs", "mpijobs")
-        for verb in ("get", "list", "watch", "create", "delete")
-    ),
-)
+            return (
+                f"Kubernetes {version['gitVersion']} at {client.host}, namespace {client.namespace}; {', '.join(found)}"
+            )
 
 
 async def _allowed(client: KubernetesClient, verb: str, group: str, resource: str) -> bool:
@@ -145,7 +136,7 @@ def settings_of(connection: Any) -> KubernetesSettings:
     where = f"connection {connection.conn_id!r}"
     named = [name for name in ("in_cluster", "kube_config_path", "kube_config") if values.get(name)]
     if len(named) > 1:
-        raise ConfigError(where, f"says both {' and '.join(named)}; leave one of them")
+        raise ConfigError(where, f"sets {' and '.join(named)}; set only one of them")
     return KubernetesSettings(
         in_cluster=True if _flag(where, values, "in_cluster") else None,
         kube_config_path=values.get("kube_config_path"),

@@ -10,9 +10,9 @@ from typing import Any
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airflow_distrib.clients.ssh import SshClient, SshSettings
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ClusterError, ConfigError, DistribError
+from airflow_distrib.systems.slurm.ssh import SshClient, SshSettings
 
 DEFAULT = "ssh_default"
 # Jump hosts behind jump hosts, at most.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from airflow_distrib.core.diagnosis import hint_for
@@ -19,12 +20,15 @@ from airflow_distrib.core.errors import (
     RankFailed,
     ResultMissing,
 )
-from airflow_distrib.core.status import Problem
+from airflow_distrib.core.status import Category, Problem
+from airflow_distrib.jobs.launcher import Conclusion
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
 
+log = logging.getLogger(__name__)
 
-def value_of(outcomes_left: Sequence[Outcome], exit_code: int, read: Callable[[str], str]) -> tuple[Any, list[str]]:
+
+def value_of(reported: Sequence[Outcome], exit_code: int, read: Callable[[str], str]) -> tuple[Any, list[str]]:
     """Return rank 0's value and the warnings about its conversion.
 
     Args:
@@ -36,10 +40,10 @@ def value_of(outcomes_left: Sequence[Outcome], exit_code: int, read: Callable[[s
         JobTerminated: nobody failed, the job was stopped.
         ResultMissing: the job ended well but rank 0 left nothing.
     """
-    error = error_of(outcomes_left, exit_code)
+    error = error_of(reported, exit_code)
     if error is not None:
         raise error
-    first = next((each for each in outcomes_left if each.rank == 0), None)
+    first = next((each for each in reported if each.rank == 0), None)
     if first is None:
         raise ResultMissing("the job ended well but rank 0 left no result")
     text = read(first.result_path) if first.result_path else first.result
@@ -48,9 +52,9 @@ def value_of(outcomes_left: Sequence[Outcome], exit_code: int, read: Callable[[s
     return json.loads(text), list(first.warnings)
 
 
-def error_of(outcomes_left: Sequence[Outcome], exit_code: int) -> DistribError | None:
+def error_of(reported: Sequence[Outcome], exit_code: int) -> DistribError | None:
     """The error that a job's end stands for; None when it ended well."""
-    bad = [each for each in outcomes_left if each.kind != outcomes.SUCCESS]
+    bad = [each for each in reported if each.kind != outcomes.SUCCESS]
     if exit_code == 0 and not bad:
         return None
     first = outcomes.earliest_failure(bad)
@@ -62,46 +66,39 @@ def error_of(outcomes_left: Sequence[Outcome], exit_code: int) -> DistribError |
     return RankFailed(first, others, hint_for(first))
 
 
-# Every other reason is of a job that never ran.
-_ENDED = {
-    "Cancelled": JobLost,
-    "Deleted": JobLost,
-    "Forgotten": JobLost,
-    "NodeLost": JobLost,
-    "Preempted": JobPreempted,
-    "TimedOut": JobTimedOut,
+_ERRORS: Mapping[Category, type[ProblemError]] = {
+    Category.FAILED: JobFailed,
+    Category.LOST: JobLost,
+    Category.NOT_STARTED: JobNotStarted,
+    Category.PREEMPTED: JobPreempted,
+    Category.TIMED_OUT: JobTimedOut,
 }
-_NOT_STARTED = frozenset(
-    {
-        # Slurm's: what its commands and its pending jobs say.
-        "AccountNotAllowed",
-        "BadConstraints",
-        "BootFailed",
-        "DependencyNeverSatisfied",
-        "InvalidAccount",
-        "InvalidQOS",
-        "JobHeldAdmin",
-        "JobHoldMaxRequeue",
-        "LaunchFailed",
-        "PartitionNodeLimit",
-        "PartitionTimeLimit",
-        "QOSNotAllowed",
-        "launch failed requeued held",
-        # Kubernetes'.
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "ImagePullFailed",
-        "InvalidImageName",
-        "NoController",
-        "PodsRefused",
-        "QuotaExceeded",
-        "SpecRejected",
-        "Unschedulable",
-        "VolumeNotMounted",
-    }
-)
 
 
 def problem_error(problem: Problem) -> ProblemError:
     """The error that a problem stands for."""
-    return _ENDED.get(problem.reason, JobNotStarted if problem.reason in _NOT_STARTED else JobFailed)(problem)
+    return _ERRORS[problem.category](problem)
+
+
+def value_or_error(found: Conclusion, *, returns: bool, read: Callable[[str], str]) -> Any:
+    """The task's value.
+
+    Args:
+        returns: whether rank 0 is to return a value.
+
+    Raises:
+        JobError: there is none, and why.
+    """
+    failed = any(each.kind == outcomes.FAILURE for reported in found.outcomes.values() for each in reported)
+    if not found.succeeded and found.problem is not None:
+        raise problem_error(found.problem)
+    if not returns and not failed:
+        return found.report
+    code = found.exit_code if found.exit_code is not None else int(not found.succeeded)
+    values = []
+    for element in found.elements or ("",):
+        value, warnings = value_of(found.outcomes.get(element, []), code, read)
+        for warning in warnings:
+            log.warning("%s", warning)
+        values.append(value)
+    return values if found.elements is not None else values[0]

@@ -1,4 +1,4 @@
-"""A task's legs on a worker, for jobs that outlive it: submit or adopt, then fetch the result."""
+"""A task's part in a job on a worker, whatever its system: submit or adopt, wait, fetch, clean up, cancel."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import dataclasses
 import logging
 import threading
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, Protocol
 
 from airflow_distrib.core.errors import ClusterError, DistribError, JobNotStarted, JobTerminated
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Action, JobRecord, Phase, next_action
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.operators.result import problem_error, value_of
-from airflow_distrib.operators.store import RecordStore
-from airflow_distrib.runner import outcome as outcomes
-from airflow_distrib.runner.outcome import Outcome
-from airflow_distrib.watching.waiting import Ending, Job, Waiting
+from airflow_distrib.jobs.launcher import Connection, Emit, JobClient, Launcher, S, Storage
+from airflow_distrib.jobs.pool import SessionPool
+from airflow_distrib.jobs.result import value_or_error
+from airflow_distrib.jobs.wait import until_over
+from airflow_distrib.jobs.waiting import Ending, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -31,217 +29,203 @@ KILL_SECONDS = 4.0
 # How long a replaced job may take to go, with all its processes, before its successor is submitted.
 REPLACE_SECONDS = 120.0
 
-R = TypeVar("R")
+
+class Records(Protocol):
+    """The record of one task instance's job.
+
+    Attributes:
+        max_tries: Airflow's number of the last try.
+        spec_hash: digest of what is wanted now.
+        consumed: whether the last write said that nothing of the job is needed any more.
+    """
+
+    max_tries: int
+    spec_hash: str
+    consumed: bool
+
+    def read(self) -> JobRecord | None:
+        """The last record."""
+
+    def write(self, phase: Phase, ref: JobRef | None = None) -> None:
+        """Replace it."""
 
 
 @dataclass(frozen=True)
-class Order(Generic[R]):
-    """What one task wants of the cluster.
+class Attempt(Generic[S]):
+    """One try's job.
 
     Attributes:
-        render: what to submit for a try; adopting an older try's job needs that try's.
-        payload: the pickled call, where it travels with the job.
-        waiting: how to wait for a job, from its reference.
-        keeps: whether the finished job stays, from whether it succeeded.
-        returns: whether a value of rank 0 is promised.
+        render_for: renders the same for another try, whose job is adopted.
         comes_again: whether Airflow will try again after a failure.
+        keep_job: "never", "on_failure" or "always".
+        deadline: seconds since the epoch at which the try's time is over.
     """
 
-    identity: JobIdentity
-    render: Callable[[JobIdentity], R]
-    payload: bytes | None
-    waiting: Callable[[JobRef], Waiting]
-    keeps: Callable[[bool], bool]
-    returns: bool
-    comes_again: bool
+    submission: S
+    render_for: Callable[[JobIdentity], S]
+    comes_again: bool = False
+    keep_job: str = "never"
+    deadline: float | None = None
+
+    def keeps(self, *, succeeded: bool) -> bool:
+        """Whether the finished job stays."""
+        return self.keep_job in (("always",) if succeeded else ("always", "on_failure"))
 
 
-class Jobs(ABC, Generic[R]):
-    """The jobs of one system through one open client."""
+class JobRun(Generic[S]):
+    """One stretch of a task on a worker: until it defers, after it has deferred, or all of it.
 
-    @abstractmethod
-    async def announce(self, order: Order[R]) -> JobRef:
-        """Where the job will be, before it is submitted: a reference without a uid."""
+    Args:
+        emit: writes to the task log.
+    """
 
-    @abstractmethod
-    async def submit(self, order: Order[R], announced: JobRef) -> tuple[JobRef, bool]:
-        """Create the announced job, or find what an earlier attempt of the same try created."""
-
-    @abstractmethod
-    async def find(self, announced: JobRef, identity: JobIdentity) -> JobRef | None:
-        """The job that was announced, if it was created and is not on its way out."""
-
-    @abstractmethod
-    async def finished(self, ref: JobRef) -> bool | None:
-        """Whether it has ended by itself; None when it is gone."""
-
-    async def mend(self, ref: JobRef, order: Order[R], identity: JobIdentity) -> None:
-        """Complete a job whose worker died while it was made."""
-
-    @abstractmethod
-    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
-        """End a job with everything that belongs to it; ending twice is no error.
-
-        Args:
-            keep_files: leave what is about to be read, where it outlives the job.
-        """
-
-    @abstractmethod
-    async def reap(self, order: Order[R], keep: JobRef | None) -> list[JobRef]:
-        """Cancel jobs of the task instance's other tries."""
-
-    @abstractmethod
-    def waits(self, waiting: Waiting, say: Callable[[str], None]) -> Job:
-        """One job, to wait for."""
-
-    @abstractmethod
-    async def conclude(self, order: Order[R], waiting: Waiting, ending: Ending, read: Callable[[str], str]) -> Any:
-        """The task's value, or its error.
-
-        Raises:
-            ClusterError: it cannot be read now; a later try may.
-        """
-
-    @abstractmethod
-    async def remove(self, ref: JobRef) -> None:
-        """Nothing of a finished job is needed any more."""
-
-    async def forget(self, announced: JobRef) -> None:
-        """Remove what was made ready for a job that was never submitted."""
-
-    @abstractmethod
-    def describe(self, ref: JobRef) -> str:
-        """What the log calls it."""
-
-
-class RemoteRun(ABC, Generic[R]):
-    """One leg of a task; ``say`` writes to the task log."""
-
-    system: ClassVar[str]
-
-    def __init__(self, store: RecordStore, say: Callable[[str], None]) -> None:
-        self._store = store
-        self._say = say
-        self._announced: tuple[JobRef, JobIdentity] | None = None
+    def __init__(
+        self, launcher: Launcher[Any, S], connection: Connection, records: Records, storage: Storage, emit: Emit
+    ) -> None:
+        self._launcher, self._connection = launcher, connection
+        self._records, self._storage, self._emit = records, storage, emit
+        self._reserved: tuple[JobRef, JobIdentity] | None = None
         self.ref: JobRef | None = None
         self.killed = False
 
-    @abstractmethod
-    def jobs(self) -> AbstractAsyncContextManager[Jobs[R]]:
-        """Connect."""
-
-    # ------------------------------------------------------------------ the two legs
-
-    async def start(
-        self, order: Order[R], *, deferrable: bool, read: Callable[[str], str]
-    ) -> tuple[Waiting | None, Any]:
-        """Submit or adopt; returns what to wait for in a trigger, or None and the result."""
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[JobClient[S]]:
+        """Connect; what is shared within the event loop ends with it."""
         try:
-            async with self.jobs() as jobs:
-                ref, existed = await self._submitted(jobs, order)
-                await self._check_killed(jobs)
-                waiting = order.waiting(ref)
-                if deferrable and not (existed and await jobs.finished(ref)):
-                    self._store.write(Phase.DEFERRED, ref)
+            async with self._launcher.connect(self._connection) as client:
+                yield client
+        finally:
+            await SessionPool.current().close()
+
+    # ------------------------------------------------------------------ before and after the deferral
+
+    async def start(self, attempt: Attempt[S], *, deferrable: bool) -> tuple[Waiting | None, Any]:
+        """Submit or adopt; returns what to wait for in a trigger, or None and the task's value."""
+        defers = deferrable and self._launcher.outlives_worker
+        try:
+            async with self._client() as client:
+                ref, existed = await self._submitted(client, attempt)
+                await self._check_killed(client)
+                waiting = self.waiting(attempt, ref)
+                if defers and not (existed and await _is_over(client, ref)):
+                    self._records.write(Phase.DEFERRED, ref)
                     return waiting, None
-                ending = await jobs.waits(waiting, self._say).until_over()
-                await self._check_killed(jobs)
-                return None, await self._conclude(jobs, order, waiting, ending, read)
+                ending = await until_over(client, waiting, self._emit)
+                await self._check_killed(client)
+                return None, await self._concluded(client, attempt, waiting, ending)
         except Exception:
-            await self._leave_nothing(order)
+            await self._cancel_unless_adopted_later(attempt)
             raise
 
-    async def _leave_nothing(self, order: Order[R]) -> None:
-        """After an error that no later try will come back from, there must be no job."""
-        there = self.ref is not None or self._announced is not None
-        if there and not order.comes_again and not self._store.consumed:
+    async def resume(self, attempt: Attempt[S], waiting: Waiting, ending: Ending) -> Any:
+        """Fetch the result of a job that a trigger has waited for."""
+        self.ref = waiting.ref
+        self._records.write(Phase.RESUMED, waiting.ref)
+        async with self._client() as client:
+            return await self._concluded(client, attempt, waiting, ending)
+
+    def waiting(self, attempt: Attempt[S], ref: JobRef) -> Waiting:
+        """How to wait for a job."""
+        submission = attempt.submission
+        return Waiting(
+            ref,
+            self._connection.id,
+            deadline=attempt.deadline,
+            patience=submission.patience,
+            logs=submission.log,
+            log_parts=submission.log_parts,
+            named=submission.named,
+        )
+
+    async def _cancel_unless_adopted_later(self, attempt: Attempt[S]) -> None:
+        """After an error that no later try follows there must be no job."""
+        exists = self.ref is not None or self._reserved is not None
+        if exists and not attempt.comes_again and not self._records.consumed:
             with contextlib.suppress(ClusterError):
                 await self.cancel()
 
-    async def resume(self, order: Order[R], waiting: Waiting, ending: Ending, read: Callable[[str], str]) -> Any:
-        """Fetch the result of a job that a trigger has waited for."""
-        self.ref = waiting.ref
-        self._store.write(Phase.RESUMED, waiting.ref)
-        async with self.jobs() as jobs:
-            return await self._conclude(jobs, order, waiting, ending, read)
-
-    async def _check_killed(self, jobs: Jobs[R]) -> None:
+    async def _check_killed(self, client: JobClient[S]) -> None:
         if self.killed:
             if self.ref is not None:
-                # It may have been created after the handler looked for it.
-                await jobs.cancel(self.ref)
+                # It may have been created after the signal handler looked for it.
+                await client.cancel(self.ref)
             # So that the next try, which may be a user's fresh run, does not look for it.
-            self._store.write(Phase.CONSUMED)
+            self._records.write(Phase.CONSUMED)
             raise JobTerminated("the task was stopped by SIGTERM, and its job cancelled")
 
     # ------------------------------------------------------------------ submitting
 
-    async def _submitted(self, jobs: Jobs[R], order: Order[R]) -> tuple[JobRef, bool]:
-        record = self._store.read()
-        # What cannot be rendered must not cancel anything.
-        order.render(order.identity)
-        adopted = await self._adopted(jobs, order, record)
-        if record is not None or order.identity.try_number > 1:
-            for old in await jobs.reap(order, adopted):
-                self._say(f"Cancelled {old.name}, which another try had left behind")
+    async def _submitted(self, client: JobClient[S], attempt: Attempt[S]) -> tuple[JobRef, bool]:
+        record, submission = self._records.read(), attempt.submission
+        adopted = await self._adopted(client, attempt, record)
+        if record is not None or submission.identity.try_number > 1:
+            for old in await client.reap(submission, adopted):
+                self._emit(f"Cancelled {old.name}, a job of another try")
         if adopted is not None:
             self.ref = adopted
-            self._store.write(Phase.SUBMITTED, adopted)
-            self._say(f"Adopted {jobs.describe(adopted)}, which goes on from an earlier try")
+            self._records.write(Phase.SUBMITTED, adopted)
+            self._emit(f"Adopted {client.describe(adopted)} of an earlier try")
             return adopted, True
-        announced = await jobs.announce(order)
-        self._store.write(Phase.SUBMITTING, announced)
-        self._announced = (announced, order.identity)
-        await self._check_killed(jobs)
+        reserved = await client.reserve(submission)
+        self._records.write(Phase.SUBMITTING, reserved)
+        self._reserved = (reserved, submission.identity)
+        await self._check_killed(client)
         begin = time.monotonic()
         try:
-            self.ref, existed = await jobs.submit(order, announced)
+            self.ref, existed = await client.submit(submission, reserved, self._storage)
         except JobNotStarted:
             # The system refused it: there is nothing to look for.
-            self._announced = None
-            await jobs.forget(announced)
+            self._reserved = None
+            await client.release(reserved)
             raise
-        self._store.write(Phase.SUBMITTED, self.ref)
+        self._records.write(Phase.SUBMITTED, self.ref)
         verb = "Found" if existed else "Created"
-        self._say(f"{verb} {jobs.describe(self.ref)} in {time.monotonic() - begin:.2f} s")
+        self._emit(f"{verb} {client.describe(self.ref)} in {time.monotonic() - begin:.2f} s")
         return self.ref, existed
 
-    async def _adopted(self, jobs: Jobs[R], order: Order[R], record: JobRecord | None) -> JobRef | None:
-        """The recorded job, if it is to be taken over; one that is not is cancelled."""
-        store = self._store
-        action = next_action(record, order.identity.try_number, store.max_tries, store.spec_hash, outlives_worker=True)
-        if record is None or record.ref is None or record.ref.system != self.system or action is Action.SUBMIT:
+    async def _adopted(self, client: JobClient[S], attempt: Attempt[S], record: JobRecord | None) -> JobRef | None:
+        """The recorded job, if it is to be adopted; one that is not is cancelled."""
+        records, identity = self._records, attempt.submission.identity
+        action = next_action(
+            record,
+            identity.try_number,
+            records.max_tries,
+            records.spec_hash,
+            outlives_worker=self._launcher.outlives_worker,
+        )
+        if record is None or record.ref is None or action is Action.SUBMIT:
             return None
-        theirs = dataclasses.replace(order.identity, try_number=record.try_number)
-        found = record.ref if record.ref.uid else await jobs.find(record.ref, theirs)
-        over = await jobs.finished(found) if found is not None else None
-        if found is None or over is None:
+        if record.ref.launcher != self._launcher.name:
+            return None
+        theirs = dataclasses.replace(identity, try_number=record.try_number)
+        found = record.ref if record.ref.uid else await client.find(record.ref, theirs)
+        status = await client.status(found) if found is not None else None
+        if found is None or status is None:
             return None
         self.ref = found
         if action is Action.ADOPT:
-            if not over:
-                await jobs.mend(found, order, theirs)
+            if not status.state.finished:
+                await client.complete(found, attempt.render_for(theirs))
             return found
-        self._say(f"Cancelling {found.name} of try {record.try_number}: a fresh run is wanted")
-        await jobs.cancel(found, confirm_for=REPLACE_SECONDS)
+        self._emit(f"Cancelling {found.name} of try {record.try_number}, because a fresh run is wanted")
+        await client.cancel(found, confirm_for=REPLACE_SECONDS)
         self.ref = None
         return None
 
     async def is_over(self, ref: JobRef) -> bool:
         """Whether a job has ended by itself, as far as the cluster tells."""
         with contextlib.suppress(ClusterError):
-            async with self.jobs() as jobs:
-                return bool(await jobs.finished(ref))
+            async with self._client() as client:
+                return await _is_over(client, ref)
         return False
 
     # ------------------------------------------------------------------ the result
 
-    async def _conclude(
-        self, jobs: Jobs[R], order: Order[R], waiting: Waiting, ending: Ending, read: Callable[[str], str]
-    ) -> Any:
-        """Turn an ending into the task's value or error, and remove what is left of the job."""
+    async def _concluded(self, client: JobClient[S], attempt: Attempt[S], waiting: Waiting, ending: Ending) -> Any:
+        """Turn an ending into the task's value or error, and remove the job."""
         try:
-            value = await jobs.conclude(order, waiting, ending, read)
+            found = await client.fetch(attempt.submission, waiting, ending, self._emit, self._storage)
+            value = value_or_error(found, returns=attempt.submission.returns, read=self._storage.read_text)
         except ClusterError:
             # The result is there, but cannot be read now: a later try may.
             raise
@@ -249,27 +233,27 @@ class RemoteRun(ABC, Generic[R]):
             if ending.problem is not None and ending.succeeded is None:
                 # Its time is over, or it is stuck: the trigger may not have been able to end it.
                 with contextlib.suppress(ClusterError):
-                    await jobs.cancel(waiting.ref, keep_files=True)
-            await self._remove(jobs, order, waiting.ref, succeeded=False)
+                    await client.cancel(waiting.ref, keep_files=True)
+            await self._clean_up(client, attempt, waiting.ref, succeeded=False)
             raise
-        await self._remove(jobs, order, waiting.ref, succeeded=True)
+        await self._clean_up(client, attempt, waiting.ref, succeeded=True)
         return value
 
-    async def _remove(self, jobs: Jobs[R], order: Order[R], ref: JobRef, *, succeeded: bool) -> None:
-        """Nothing of the job is needed any more; that it cannot be removed does not change what came of it."""
-        if not order.keeps(succeeded):
+    async def _clean_up(self, client: JobClient[S], attempt: Attempt[S], ref: JobRef, *, succeeded: bool) -> None:
+        """Remove a job of which nothing is needed any more; that it cannot be removed does not change its result."""
+        if not attempt.keeps(succeeded=succeeded):
             try:
-                await jobs.remove(ref)
+                await client.clean_up(ref)
             except ClusterError as error:
-                self._say(f"{ref.name} could not be deleted: {error}")
-        self._store.write(Phase.CONSUMED)
+                self._emit(f"{ref.name} could not be deleted: {error}")
+        self._records.write(Phase.CONSUMED)
 
     # ------------------------------------------------------------------ ending early
 
     def kill(self) -> None:
-        """Cancel the job from a signal handler: no Airflow calls, a loop and a client of its own."""
+        """Cancel the job from a signal handler: no Airflow calls, and an event loop of its own."""
         self.killed = True
-        if self.ref is None and self._announced is None:
+        if self.ref is None and self._reserved is None:
             return
         thread = threading.Thread(target=self._cancel_in_thread, daemon=True)
         thread.start()
@@ -282,32 +266,42 @@ class RemoteRun(ABC, Generic[R]):
             log.exception("the job could not be cancelled")
 
     async def cancel(self) -> None:
-        """End the job of this leg, also one that is just being created."""
-        async with self.jobs() as jobs:
+        """End the job of this run, also one that is just being created."""
+        async with self._client() as client:
             if self.ref is not None:
-                await jobs.cancel(self.ref)
+                await client.cancel(self.ref)
                 return
-            assert self._announced is not None
+            assert self._reserved is not None
             for _ in range(6):
-                if (found := await jobs.find(*self._announced)) is not None:
-                    await jobs.cancel(found)
+                if (found := await client.find(*self._reserved)) is not None:
+                    await client.cancel(found)
                     return
                 await asyncio.sleep(0.5)
-            await jobs.forget(self._announced[0])
+            await client.release(self._reserved[0])
+
+    def abandon(self) -> None:
+        """Cancel the recorded job, if it is this launcher's: no later try will adopt it."""
+        record = self._records.read()
+        if record is None or record.ref is None or record.phase is Phase.CONSUMED or not record.ref.uid:
+            return
+        if record.ref.launcher != self._launcher.name:
+            return
+        self.ref = record.ref
+        with contextlib.suppress(ClusterError):
+            asyncio.run(self.cancel())
+        self._records.write(Phase.CONSUMED)
+
+    def keep_or_cancel(self, ref: JobRef, *, adopted_later: bool) -> None:
+        """Without a trigger: keep the job for the next try, or cancel it where none will adopt it."""
+        if adopted_later:
+            self._records.write(Phase.TRIGGER_LOST, ref)
+            return
+        self.ref = ref
+        asyncio.run(self.cancel())
+        self._records.write(Phase.CONSUMED)
 
 
-def value_or_error(
-    ending: Ending, left: Sequence[Outcome], *, succeeded: bool, returns: bool, read: Callable[[str], str]
-) -> Any:
-    """What a job's end and its ranks' outcomes stand for."""
-    failed = [each for each in left if each.kind == outcomes.FAILURE]
-    if ending.problem is not None and not succeeded and (ending.problem.reason != "Deleted" or not failed):
-        raise problem_error(ending.problem)
-    if not succeeded and not failed:
-        raise problem_error(ending.as_problem())
-    if succeeded and not returns and not failed:
-        return None
-    value, warnings = value_of(left, 0 if succeeded else 1, read)
-    for warning in warnings:
-        log.warning("%s", warning)
-    return value
+async def _is_over(client: JobClient[Any], ref: JobRef) -> bool:
+    """Whether a job has ended by itself."""
+    status = await client.status(ref)
+    return status is not None and status.state.finished

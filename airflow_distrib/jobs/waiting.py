@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.core.status import Problem, Retry
+from airflow_distrib.core.status import Problem
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
 
 # Outcomes that travel in an event: it is a row in Airflow's database.
 MAX_OUTCOMES = 12
-
-TIMED_OUT = "TimedOut"
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Waiting:
         deadline: seconds since the epoch at which the task's time is over; None is never.
         patience: how long the job may be stuck.
         logs: whether to follow logs at all.
-        log_roles: roles of the pods, or elements of the job array, to follow; None is all.
+        log_parts: roles, or elements of a job array, whose logs are followed; None is all.
         named: whether to put the role or element before each line.
     """
 
@@ -36,15 +34,15 @@ class Waiting:
     deadline: float | None = None
     patience: Mapping[str, Any] = field(default_factory=dict)
     logs: bool = True
-    log_roles: tuple[str, ...] | None = None
+    log_parts: tuple[str, ...] | None = None
     named: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, without what is at its default: older triggers do not know new names."""
         plain = vars(Waiting(self.ref, self.connection))
         values = {name: value for name, value in vars(self).items() if value != plain[name]}
-        if self.log_roles is not None:
-            values["log_roles"] = list(self.log_roles)
+        if self.log_parts is not None:
+            values["log_parts"] = list(self.log_parts)
         return {"ref": self.ref.to_json(), "connection": self.connection, **values}
 
     @classmethod
@@ -52,8 +50,8 @@ class Waiting:
         """The reverse of :meth:`to_json`; names this version does not know are passed over."""
         known = {each.name for each in dataclasses.fields(cls)}
         values = {name: value for name, value in document.items() if name in known}
-        if values.get("log_roles") is not None:
-            values["log_roles"] = tuple(values["log_roles"])
+        if values.get("log_parts") is not None:
+            values["log_parts"] = tuple(values["log_parts"])
         return cls(**{**values, "ref": JobRef.from_json(document["ref"])})
 
 
@@ -76,61 +74,31 @@ class Ending:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values, small enough for a row in a database."""
-        problem = self.problem
         return {
             "succeeded": self.succeeded,
             "reason": self.reason,
             "message": self.message[:2000],
-            "problem": [problem.reason, problem.message, problem.advice, problem.retry.value] if problem else None,
+            "problem": self.problem.to_json() if self.problem else None,
             "outcomes": [each.to_json() for each in _worth_keeping(self.outcomes)],
             "log": dict(self.log),
         }
 
-    def as_problem(self) -> Problem:
-        """What the system said, where nobody else said why."""
-        late = "deadline" in self.message.lower() or self.reason == "DeadlineExceeded"
-        advice = "raise run_policy.active_deadline_seconds or execution_timeout" if late else ""
-        said = self.message or "its controller gives no reason"
-        return Problem(TIMED_OUT if late else self.reason or "JobFailed", said, advice)
-
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Ending:
         """The reverse of :meth:`to_json`."""
-        told = document.get("problem")
+        problem = document.get("problem")
         return cls(
             document.get("succeeded"),
             str(document.get("reason") or ""),
             str(document.get("message") or ""),
-            Problem(told[0], told[1], told[2], Retry(told[3])) if told else None,
+            Problem.from_json(problem) if problem else None,
             tuple(outcomes.from_json(text) for text in document.get("outcomes") or ()),
             dict(document.get("log") or {}),
         )
 
 
-def _worth_keeping(left: tuple[Outcome, ...]) -> list[Outcome]:
+def _worth_keeping(reported: tuple[Outcome, ...]) -> list[Outcome]:
     """Rank 0's outcome, and the earliest failures."""
-    failed = sorted((each for each in left if each.kind != outcomes.SUCCESS), key=lambda each: each.time)
-    first = [each for each in left if each.rank == 0 and each.kind == outcomes.SUCCESS]
+    failed = sorted((each for each in reported if each.kind != outcomes.SUCCESS), key=lambda each: each.time)
+    first = [each for each in reported if each.rank == 0 and each.kind == outcomes.SUCCESS]
     return [*first, *failed[:MAX_OUTCOMES]]
-
-
-def timed_out(state: str) -> Problem:
-    """A job that was in some state when the task's time was over."""
-    return Problem(TIMED_OUT, f"the job was still {state} when the task's execution_timeout was over")
-
-
-class Job(Protocol):
-    """One job as a trigger handles it, whatever its system."""
-
-    async def until_over(self) -> Ending:
-        """Wait for its end, its deadline, or a problem that lasts."""
-
-    async def cancel(self, *, keep_files: bool = False) -> None:
-        """End it; ending twice is no error.
-
-        Args:
-            keep_files: leave what is about to be read, where it outlives the job.
-        """
-
-    async def is_over(self) -> bool:
-        """Whether it has ended by itself, or is gone."""

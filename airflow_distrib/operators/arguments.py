@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import datetime
 import inspect
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from airflow.sdk import ObjectStoragePath
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_distrib.core.config import is_template
@@ -125,38 +123,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def check_words(command: Any, name: str = "command") -> None:
-    """Check for a command: words, of which some may be templates."""
-    if command is None or is_template(command):
-        return
-    for word in command if isinstance(command, list | tuple) else ():
-        if isinstance(word, int | float) and not isinstance(word, bool):
-            raise ConfigError(name, f"must hold text; write {str(word)!r} instead of {word!r}")
-    words = isinstance(command, Sequence) and not isinstance(command, str)
-    if not words or not command or not all(isinstance(word, str) or is_template(word) for word in command):
-        raise ConfigError(name, f"must be a list of words such as ['python', 'train.py']; got {command!r}")
-
-
-def is_open(value: Any) -> bool:
-    """Whether a value, or anything in it, is only known at run time."""
-    if isinstance(value, Mapping):
-        return any(is_open(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(is_open(item) for item in value)
-    return is_template(value)
-
-
-def check_place(name: str, given: Any) -> Any:
-    """Check for a path or a URL."""
-    if given is not None and not isinstance(given, str | os.PathLike | ObjectStoragePath):
-        raise ConfigError(name, f"must be a path or a URL; got {given!r}")
-    return given
-
-
-def ranks_of(given: Any, name: str = "log_ranks") -> list[int] | None:
+def ranks_of(given: Any) -> list[int] | None:
     """``"all"`` is None, which is what the runner takes for every rank."""
     if given == "all":
         return None
     if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
-        raise ConfigError(name, f'must be a list of numbers such as [0, 1], or "all"; got {given!r}')
+        raise ConfigError("log_ranks", f'must be a list of numbers such as [0, 1], or "all"; got {given!r}')
     return list(given)

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from airflow.sdk import Context, ObjectStoragePath, conf
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
-from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.core import config as configs
-from airflow_distrib.core import packing
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError, DistribError
+from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Phase
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.jobs.launcher import Argument, ConfigT
+from airflow_distrib.jobs.request import DEADLINE_MARGIN_SECONDS, JobRequest, digest
+from airflow_distrib.jobs.run import Attempt, JobRun
+from airflow_distrib.jobs.waiting import Ending, Waiting
 from airflow_distrib.links import JobLink, LogsLink
-from airflow_distrib.operators.arguments import call_arguments, check_function, check_place, ranks_of
+from airflow_distrib.operators import launching, tries
+from airflow_distrib.operators.arguments import check_function, ranks_of
 from airflow_distrib.operators.configured import ConfiguredOperator
-from airflow_distrib.operators.local import LocalRun
-from airflow_distrib.operators.ordering import Ordering, check_ranks, identity_of, result_options, spec_hash
-from airflow_distrib.operators.remote import RemoteRun
-from airflow_distrib.operators.store import RecordStore
-from airflow_distrib.watching.waiting import Ending, Waiting
-
-SECTION = "airflow_distrib"
-LOCAL, KUBERNETES, SLURM = "local", "kubernetes", "slurm"
+from airflow_distrib.operators.connections import connection_of
+from airflow_distrib.operators.launching import LIMITED, AnyLauncher
+from airflow_distrib.operators.payloads import pack, place_payload
+from airflow_distrib.operators.record_store import RecordStore
+from airflow_distrib.operators.storage import AirflowStorage
 
 KEEP_JOB = ("never", "on_failure", "always")
 
 
-class DistributedJobOperator(ConfiguredOperator):
+class DistributedJobOperator(ConfiguredOperator[ConfigT]):
     """Run a Python function, or a program, on every rank of a job; return what rank 0 returned.
 
     Args:
@@ -46,23 +47,25 @@ class DistributedJobOperator(ConfiguredOperator):
         op_kwargs: keyword arguments of the function. Templated.
         task_config_overrides: fields to replace in ``task_config`` at run time, such as an
             upstream task's output ``{"worker": {"replicas": 8}}``. Templated.
-        launcher: ``"local"`` runs the ranks as processes of the Airflow worker,
-            ``"kubernetes"`` on a cluster, ``"slurm"`` on a Slurm. None takes ``[airflow_distrib] launcher``, and
-            without it the system's own.
+        launcher: where the ranks run: ``"local"`` is as processes of the Airflow worker. None
+            takes ``[airflow_distrib] launcher``, and without it the first launcher of the
+            operator that honours all arguments and suits the config.
         deferrable: wait in the triggerer instead of on a worker.
         log_ranks: ranks whose output goes to the task log, or ``"all"``; rank 0 by default.
         result_path: where rank 0 writes a result of more than 1 MiB: a path or URL that the
             ranks and the Airflow worker both reach. Templated.
         python: interpreter of the ranks; None is the worker's own for local ranks and
-            ``python3`` in an image or on a Slurm's nodes.
+            ``python3`` elsewhere.
         keep_job: whether a finished job stays on the cluster: "never", "on_failure" or
             "always"; one that stays goes after ``run_policy.ttl_seconds_after_finished``.
-        termination_grace_seconds: time between SIGTERM and SIGKILL when local ranks are stopped.
+        termination_grace_seconds: time between SIGTERM and SIGKILL when local ranks are
+            stopped, 3 by default.
         durable: keep a record of the job, so that a try that follows a lost worker finds
             it and goes on with it.
 
     Raises:
-        ConfigError: an argument cannot work; at DAG parse time unless it is a template.
+        ConfigError: an argument cannot work, or has no effect with the launcher; at DAG parse
+            time unless it is a template.
     """
 
     template_fields: Sequence[str] = ("task_config", "task_config_overrides", "op_args", "op_kwargs", "result_path")
@@ -76,8 +79,21 @@ class DistributedJobOperator(ConfiguredOperator):
     operator_extra_links = (JobLink(), LogsLink())
     ui_color = "#e8e4f8"
 
-    # Launchers of this operator; the first is what launcher=None means.
-    launchers: ClassVar[tuple[str, ...]] = (LOCAL,)
+    # Launchers of this operator, the preferred one first, and their own arguments by name.
+    launchers: ClassVar[tuple[AnyLauncher, ...]] = ()
+    launcher_arguments: ClassVar[Mapping[str, Argument]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "launchers" not in vars(cls):
+            return
+        own = launching.arguments_of(cls.launchers)
+        cls.launcher_arguments = own
+        base = DistributedJobOperator
+        cls.template_fields = (*base.template_fields, *(each.name for each in own.values() if each.templated))
+        shown = {each.name: each.renderer for each in own.values() if each.renderer}
+        cls.template_fields_renderers = {**base.template_fields_renderers, **shown}
+        cls.__init__ = launching.with_parameters(cls.__init__, own)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -93,83 +109,125 @@ class DistributedJobOperator(ConfiguredOperator):
         result_path: str | os.PathLike[str] | ObjectStoragePath | None = None,
         python: str | None = None,
         keep_job: str = "never",
-        termination_grace_seconds: float = 3.0,
+        termination_grace_seconds: float | None = None,
         durable: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(task_config=task_config, task_config_overrides=task_config_overrides, **kwargs)
-        self.everywhere = "" if launcher else conf.get(SECTION, "launcher", fallback="")
-        self.asked_launcher = launcher or self.everywhere
+        arguments = {name: kwargs.pop(name, None) for name in self.launcher_arguments}
+        self._implies_config = task_config is None
+        implied = self._implied_config(arguments) if task_config is None else None
+        super().__init__(
+            task_config=task_config if implied is None else implied,
+            task_config_overrides=task_config_overrides,
+            **kwargs,
+        )
+        self.everywhere = "" if launcher else conf.get("airflow_distrib", "launcher", fallback="")
+        self.asked_launcher = launcher or ""
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
         self.deferrable = deferrable
         self.log_ranks = ranks_of(log_ranks)
-        self.result_path = check_place("result_path", result_path)
+        self.result_path = None if result_path is None else configs.location("result_path", result_path)
         self.python = None if python is None else configs.text("python", python)
         self.keep_job = configs.one_of(*KEEP_JOB)("keep_job", keep_job)
-        self.termination_grace_seconds = configs.seconds()("termination_grace_seconds", termination_grace_seconds)
+        grace = termination_grace_seconds
+        self.termination_grace_seconds = (
+            None if grace is None else configs.seconds()("termination_grace_seconds", grace)
+        )
         self.durable = durable
         self.job_ref: JobRef | None = None
-        self._run: LocalRun | RemoteRun[Any] | None = None
+        self._run: JobRun[Any] | None = None
         self._killed = False
-        self.depend_on_references()
+        for name, value in arguments.items():
+            setattr(self, name, value)
         self._check_what_runs()
+        self._check_arguments()
+        self.depend_on_references()
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
-        self.launcher = self.choose_launcher(config)
-        if isinstance(config, Config):
-            self._check_rendering(config)
+        self.launcher = self._chosen(config).name
+        if isinstance(config, Config) and not self.unknown_fields(config):
+            # Meets what only rendering finds, such as a missing image, when the DAG file is parsed.
+            self._launcher_named(self.launcher).render(config, self._request(tries.identity(None, self)))
+
+    # ------------------------------------------------------------------ arguments
 
     def _check_what_runs(self) -> None:
-        if self.python_callable is not None:
-            check_function(self.python_callable, self.op_args, self.op_kwargs)
-        elif self.op_args or self.op_kwargs:
-            raise ConfigError("op_kwargs", "there is no function to give it to")
-        self._check_program()
-
-    def _check_program(self) -> None:
-        """What is checked again once templates are rendered."""
-
-    def what_runs(self) -> list[Any]:
-        """What the task runs if it is no function: plain values, which make a job another one."""
-        return []
-
-    # ------------------------------------------------------------------ for the systems
-
-    def local_plan(self, config: Any, rendezvous_id: str) -> LocalPlan:
-        """Render a complete config for the local launcher."""
-        raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} ({rendezvous_id}) for local ranks")
-
-    def ordering(self, config: Any, launcher: str) -> Ordering[Any]:
-        """How a complete config is submitted by a launcher of this operator."""
-        raise ConfigError("launcher", f"{type(self).__name__} cannot submit {config} by {launcher}")
-
-    def choose_launcher(self, config: Any) -> str:
-        """Where a job of ``config`` runs; the config may still be a template."""
-        del config
-        name = self.asked_launcher or self.launchers[0]
-        if name == self.everywhere and name not in self.launchers:
-            # The setting is for all operators that can.
-            name = self.launchers[0]
-        if name not in self.launchers:
-            raise ConfigError(
-                "launcher", f"{type(self).__name__} runs with {' or '.join(self.launchers)}; got {name!r}"
-            )
-        return name
-
-    def _check_rendering(self, config: Any) -> None:
-        """Meet what only rendering finds, such as a missing image, when the DAG file is parsed."""
-        if self.launcher == LOCAL:
-            if self.python_callable is None:
-                places = " or ".join(repr(each) for each in self.launchers if each != LOCAL)
-                raise ConfigError("launcher", f"local ranks run functions; anything else needs launcher={places}")
-            if not self.unknown_fields(config):
-                self.local_plan(config, "render")
+        programs = [each for each in self.launcher_arguments.values() if each.runs]
+        given = [each for each in programs if getattr(self, each.name) is not None]
+        if self.python_callable is None:
+            if not given:
+                unless = (
+                    f", unless {' or '.join(f'{each.name}=' for each in programs)} says what runs" if programs else ""
+                )
+                raise ConfigError("python_callable", f"is required{unless}")
+            if self.op_args or self.op_kwargs:
+                raise ConfigError("op_kwargs", "there is no function to give it to")
             return
-        if not self.unknown_fields(config):
-            self.ordering(config, self.launcher).check()
+        for each in given:
+            if each.excludes_function:
+                raise ConfigError(each.name, f"a task runs a function or a {each.name}; set only one of them")
+        check_function(self.python_callable, self.op_args, self.op_kwargs)
+
+    def _check_arguments(self) -> None:
+        """Again once templates are rendered."""
+        for name, argument in self.launcher_arguments.items():
+            setattr(self, name, launching.checked(argument, getattr(self, name)))
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.launcher_arguments}
+
+    def _given(self) -> list[str]:
+        """Arguments that are set and that not every launcher honours."""
+        own = [name for name, value in self._arguments().items() if value is not None]
+        return own + [name for name, default in LIMITED.items() if getattr(self, name) != default]
+
+    def _implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Fields of the config that arguments already hold, where the user gives no config."""
+        implied = (launcher.implied_config(arguments) for launcher in self.launchers)
+        return next((each for each in implied if each is not None), None)
+
+    def final_config(self) -> Any:
+        """The config with its overrides, as far as both are known."""
+        if self._implies_config and (implied := self._implied_config(self._arguments())) is not None:
+            self.task_config = self.check_config(implied)
+        return super().final_config()
+
+    def unknown_fields(self, config: Any) -> list[str]:
+        """What templates and upstream tasks still have to supply."""
+        return super().unknown_fields(config) + launching.unknown(self.launcher_arguments, self._arguments())
+
+    def _chosen(self, config: Any) -> AnyLauncher:
+        """Where a job of ``config`` runs; the config may still be a template."""
+        names = {each.name for each in self.launchers}
+        # The setting is for all operators that can.
+        everywhere = self.everywhere if self.everywhere in names else ""
+        own = {name: value for name, value in self._arguments().items() if value is not None}
+        launcher = launching.choose(type(self).__name__, self.launchers, self.asked_launcher or everywhere, own, config)
+        if not everywhere:
+            launching.refuse(launcher, self.launchers, self._given())
+        elif self.python_callable is None:
+            launching.refuse(launcher, self.launchers, [n for n in own if self.launcher_arguments[n].runs])
+        return launcher
+
+    def _launcher_named(self, name: str) -> AnyLauncher:
+        return launching.choose(type(self).__name__, self.launchers, name, {}, None)
 
     # ------------------------------------------------------------------ rendering
+
+    def _request(self, identity: JobIdentity, **payload: Any) -> JobRequest:
+        timeout = self.execution_timeout
+        return JobRequest(
+            identity=identity,
+            runs_function=self.python_callable is not None,
+            python=self.python,
+            log_ranks=self.log_ranks,
+            result_path=None if self.result_path is None else str(self.result_path),
+            grace_seconds=self.termination_grace_seconds,
+            deadline_seconds=int(timeout.total_seconds()) + DEADLINE_MARGIN_SECONDS if timeout else None,
+            arguments=self._arguments(),
+            **payload,
+        )
 
     def render(self, context: Context | None = None) -> dict[str, Any]:
         """Return what would be started, without starting it or needing any service.
@@ -178,7 +236,7 @@ class DistributedJobOperator(ConfiguredOperator):
             context: a task's context; None renders with the values in the DAG file and
                 leaves templates as they stand.
         """
-        identity = identity_of(context, self)
+        identity = tries.identity(context, self)
         config = self.final_config()
         shown = {
             "launcher": self.launcher,
@@ -190,33 +248,13 @@ class DistributedJobOperator(ConfiguredOperator):
             shown["function"] = getattr(self.python_callable, "__qualname__", str(self.python_callable))
         if unknown := self.unknown_fields(config):
             return {**shown, "known at run time": unknown}
-        if self.launcher != LOCAL:
-            return {**shown, **self.ordering(config, self.launcher).shown(identity)}
-        plan = self.local_plan(config, identity.name())
-        return {
-            **shown,
-            "spec": plan.spec("<a private folder>", None, self._local_options())._asdict(),
-            "environment": plan.environment({}, None),
-            "not_applied": list(plan.not_applied),
-        }
+        return {**shown, **self._launcher_named(self.launcher).render(config, self._request(identity)).shown()}
 
-    def payload(self, context: Context) -> bytes:
-        """Pickle the function and its arguments."""
-        assert self.python_callable is not None
-        # Airflow's own context has no try number but in the task instance.
-        values = {**context, "try_number": context["ti"].try_number}
-        args, kwargs = call_arguments(self.python_callable, self.op_args, self.op_kwargs, values)
-        return packing.pack(self.python_callable, args, kwargs, self._dag_folders(context))
-
-    def _dag_folders(self, context: Context) -> list[Path]:
-        """Where the modules of this DAG lie, which the ranks do not have."""
-        folders = [Path(folder) for folder in [conf.get("core", "dags_folder", fallback="")] if folder]
-        bundle = getattr(context["ti"], "bundle_instance", None)
-        if bundle is not None:
-            folders.append(Path(bundle.path))
-        if self._dag is not None and self._dag.fileloc:
-            folders.append(Path(self.dag.fileloc).parent)
-        return folders
+    def spec_hash(self, config: Any) -> str:
+        """Digest of what is wanted, the same for every try that wants the same."""
+        parts = {name: getattr(self, name) for name, each in self.launcher_arguments.items() if each.part_of_job}
+        what = {"launcher": self.launcher, "config": config, "args": self.op_args, "kwargs": self.op_kwargs, **parts}
+        return digest(what, self.python_callable)
 
     # ------------------------------------------------------------------ running
 
@@ -232,11 +270,12 @@ class DistributedJobOperator(ConfiguredOperator):
             # Only a task that defers needs it: DAG files are parsed over and over.
             from airflow_distrib.triggers.job import JobTrigger
 
+            values = waiting.to_json()
             self.defer(
-                trigger=JobTrigger(waiting.to_json()),
+                trigger=JobTrigger(values),
                 method_name="execute_complete",
-                kwargs={"waiting": waiting.to_json()},
-                timeout=self.ordering(self.final_config(), self.launcher).defer_timeout(context),
+                kwargs={"waiting": values},
+                timeout=tries.defer_timeout(waiting.deadline),
             )
         return value
 
@@ -250,45 +289,70 @@ class DistributedJobOperator(ConfiguredOperator):
                 raise AirflowFailException(str(error)) from error
             raise
 
-    def _abandon(self, store: RecordStore, *, but: str = LOCAL) -> None:
+    def _abandon(self, store: RecordStore, *, unless: str = "") -> None:
         """Cancel the recorded job, wherever it is."""
+        record = store.read()
+        if record is None or record.ref is None or record.ref.launcher == unless:
+            return
         for launcher in self.launchers:
-            if launcher not in (LOCAL, but):
-                self.ordering(None, launcher).abandon(store, self.log)
+            if launcher.name == record.ref.launcher and launcher.outlives_worker:
+                self._run_with(launcher, store).abandon()
 
     def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
         config = self.final_config()
-        self._check_program()
-        self.launcher = self.choose_launcher(config)
-        self._check_rendering(config)
+        self._check_arguments()
+        launcher = self._chosen(config)
+        self.launcher = launcher.name
         store = RecordStore(context, durable=self.durable)
-        check_ranks(self, config)
+        self._warn(launcher, config)
         # A job of an earlier try that the DAG file sent somewhere else.
-        self._abandon(store, but=self.launcher)
-        if self.launcher == LOCAL:
-            return None, asyncio.run(self._execute_locally(context, config, store))
-        ordering = self.ordering(config, self.launcher)
-        run = ordering.leg(store, self.log)
-        self._begin(run)
-        with ordering.order(context, store) as order:
-            waiting, value = asyncio.run(run.start(order, deferrable=self.deferrable, read=_read))
+        self._abandon(store, unless=launcher.name)
+        with self._attempt(context, store, config, launcher) as attempt:
+            for name in attempt.submission.ignored:
+                self.log.warning("%s has no effect with launcher=%r", name, launcher.name)
+            run = self._begin(launcher, store)
+            waiting, value = asyncio.run(run.start(attempt, deferrable=self.deferrable))
         self.job_ref = run.ref
         return waiting, value
 
-    async def _execute_locally(self, context: Context, config: Any, store: RecordStore) -> Any:
-        identity = identity_of(context, self, store.scope)
-        plan = self.local_plan(config, identity.name())
-        payload = self.payload(context)
-        store.spec_hash = spec_hash(self, config)
-        run = LocalRun(store, self.log, self.execution_timeout)
-        self._begin(run)
-        run.remove_leftover(identity.try_number)
-        return await run.run(
-            plan, payload, identity.name(), python=self.python, options=self._local_options(), read=_read
-        )
+    def _warn(self, launcher: AnyLauncher, config: Any) -> None:
+        """About ranks that do not exist, and about what a launcher that Airflow's configuration names ignores."""
+        for name in launching.not_honoured(launcher, self._given()):
+            self.log.warning("%s has no effect with launcher=%r", name, launcher.name)
+        size = getattr(config, "world_size", None)
+        beyond = [rank for rank in self.log_ranks or () if size is not None and rank >= size]
+        if beyond:
+            self.log.warning("log_ranks: there is no rank %s among the %s of this job", beyond, size)
 
-    def _local_options(self) -> dict[str, Any]:
-        return {**result_options(self), "grace_seconds": self.termination_grace_seconds}
+    def _run_with(self, launcher: AnyLauncher, store: RecordStore) -> JobRun[Any]:
+        connection = connection_of(self, launcher)
+        return JobRun(launcher, connection, store, AirflowStorage(), lambda text: self.log.info("%s", text))
+
+    def _begin(self, launcher: AnyLauncher, store: RecordStore) -> JobRun[Any]:
+        """A run that ``on_kill`` reaches, also if it was called before."""
+        self._run = run = self._run_with(launcher, store)
+        if self._killed:
+            run.kill()
+        return run
+
+    @contextlib.contextmanager
+    def _attempt(
+        self, context: Context, store: RecordStore, config: Any, launcher: AnyLauncher, *, submits: bool = True
+    ) -> Iterator[Attempt[Any]]:
+        """This try's job, rendered; a payload that does not travel with it exists until it is consumed."""
+        identity = tries.identity(context, self, store.scope)
+        store.spec_hash = self.spec_hash(config)
+        payload = pack(self, context) if submits and self.python_callable is not None else None
+        folder = getattr(self, "payload_path", None) if "payload_path" in launcher.takes else None
+        with place_payload(payload, folder, identity, store) as fields:
+            request = self._request(identity, **fields)
+            yield Attempt(
+                launcher.render(config, request),
+                lambda other: launcher.render(config, request.of(other)),
+                comes_again=tries.comes_again(context),
+                keep_job=self.keep_job,
+                deadline=tries.deadline(context, self.execution_timeout),
+            )
 
     def execute_complete(
         self, context: Context, event: Mapping[str, Any] | None = None, waiting: Mapping[str, Any] | None = None
@@ -296,25 +360,24 @@ class DistributedJobOperator(ConfiguredOperator):
         """Fetch the result of the job that a trigger has waited for."""
         return self._permanent_errors(context, lambda: self._fetch(context, dict(event or {}), waiting))
 
-    def _fetch(self, context: Context, event: dict[str, Any], waiting: Mapping[str, Any] | None) -> Any:
+    def _fetch(self, context: Context, event: dict[str, Any], given: Mapping[str, Any] | None) -> Any:
         config = self.final_config()
         store = RecordStore(context, durable=self.durable)
+        ref = tries.awaited(store, given)
         # Where the job is, whatever the DAG file says by now.
-        self.launcher = Waiting.from_json(waiting).ref.system if waiting else self.choose_launcher(config)
-        ordering = self.ordering(config, self.launcher)
-        waits_for = ordering.waited_for(store, waiting, context)
-        store.spec_hash = spec_hash(self, config)
-        self.job_ref = waits_for.ref
-        run = ordering.leg(store, self.log)
-        self._begin(run)
+        launcher = self._launcher_named(ref.launcher)
+        self.launcher, self.job_ref = launcher.name, ref
+        run = self._begin(launcher, store)
         if "error" in event:
+            store.spec_hash = self.spec_hash(config)
             # Before anything else can go wrong: the next try is to go on with the job.
-            store.write(Phase.TRIGGER_LOST, waits_for.ref)
-            if not asyncio.run(run.is_over(waits_for.ref)):
-                ordering.leave_or_cancel(run, store, context, waits_for.ref)
+            store.write(Phase.TRIGGER_LOST, ref)
+            if not asyncio.run(run.is_over(ref)):
+                run.keep_or_cancel(ref, adopted_later=tries.comes_again(context) and self.durable)
                 raise DistribError(f"the trigger could not wait for the job: {event['error']}")
-        with ordering.order(context, store, submits=False) as order:
-            return asyncio.run(run.resume(order, waits_for, Ending.from_json(event), _read))
+        with self._attempt(context, store, config, launcher, submits=False) as attempt:
+            waiting = Waiting.from_json(given) if given is not None else run.waiting(attempt, ref)
+            return asyncio.run(run.resume(attempt, waiting, Ending.from_json(event)))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow does; but a job whose trigger was lost is adopted or cancelled, not forgotten."""
@@ -324,11 +387,10 @@ class DistributedJobOperator(ConfiguredOperator):
             store = RecordStore(context, durable=self.durable)
             record = store.read()
             if record is not None and record.ref is not None and record.ref.uid:
-                config = self.final_config()
-                ordering = self.ordering(config, record.ref.system)
                 store.spec_hash = record.spec_hash
                 late = isinstance(error, TaskDeferralTimeout)
-                ordering.leave_or_cancel(ordering.leg(store, self.log), store, context, record.ref, late=late)
+                run = self._run_with(self._launcher_named(record.ref.launcher), store)
+                run.keep_or_cancel(record.ref, adopted_later=tries.comes_again(context) and not late and self.durable)
             raise
 
     def on_kill(self) -> None:
@@ -336,12 +398,3 @@ class DistributedJobOperator(ConfiguredOperator):
         self._killed = True
         if self._run is not None:
             self._run.kill()
-
-    def _begin(self, run: LocalRun | RemoteRun[Any]) -> None:
-        self._run = run
-        if self._killed:
-            run.kill()
-
-
-def _read(path: str) -> str:
-    return str(ObjectStoragePath(path).read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.exceptions import AirflowFailException
@@ -11,9 +11,10 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.jobs.launcher import ConfigT
 
 
-class ConfiguredOperator(BaseOperator):
+class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
     """Holds a config that may be a mapping, hold templates, or come from an upstream task."""
 
     config_type: ClassVar[type[Config]]
@@ -96,7 +97,7 @@ class ConfiguredOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error
 
     def unknown_fields(self, config: Any) -> list[str]:
-        """What templates and upstream tasks still have to say."""
+        """What templates and upstream tasks still have to supply."""
         fields = (
             [f"task_config.{name}" for name in config.templates()] if isinstance(config, Config) else ["task_config"]
         )

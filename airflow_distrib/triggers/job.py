@@ -7,13 +7,16 @@ import contextlib
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_distrib import catalogue
 from airflow_distrib.core.errors import ClusterError
-from airflow_distrib.triggers.places import opened
-from airflow_distrib.watching.waiting import Waiting
+from airflow_distrib.jobs.launcher import Connection, JobClient
+from airflow_distrib.jobs.wait import cancel_patiently, until_over
+from airflow_distrib.jobs.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +34,27 @@ END_SECONDS = 35.0
 _killing: set[asyncio.Task[None]] = set()
 
 
+def connected(waiting: Waiting) -> AbstractAsyncContextManager[JobClient[Any]]:
+    """The job client of a launcher and a connection, which all who wait with them share."""
+    entry = catalogue.launcher(waiting.ref.launcher)
+    settings = catalogue.load(entry.hook)(waiting.connection).asettings
+    client: AbstractAsyncContextManager[JobClient[Any]] = catalogue.load(entry.connect)(
+        Connection(waiting.connection, settings)
+    )
+    return client
+
+
+async def _is_over(client: JobClient[Any], waiting: Waiting) -> bool:
+    """Whether the job has ended by itself, or is gone."""
+    status = await client.status(waiting.ref)
+    return status is None or status.state.finished
+
+
 class JobTrigger(BaseTrigger):
-    """Waits for one job, with its log, and tells how it ended.
+    """Waits for one job, with its log, and reports how it ended.
 
     Args:
-        waiting: a :class:`~airflow_distrib.watching.waiting.Waiting` as plain values: connection
+        waiting: a :class:`~airflow_distrib.jobs.waiting.Waiting` as plain values: connection
             id and address of the job, no credentials.
     """
 
@@ -61,10 +80,13 @@ class JobTrigger(BaseTrigger):
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # Airflow's
 
+    def _emit(self, text: str) -> None:
+        self.log.info("%s", text)
+
     async def _wait(self) -> dict[str, Any]:
         waiting = Waiting.from_json(self.waiting)
-        async with opened(waiting, lambda text: self.log.info("%s", text)) as job:
-            ending = await job.until_over()
+        async with connected(waiting) as client:
+            ending = await until_over(client, waiting, self._emit)
             if ending.succeeded is None and ending.problem is not None:
                 # Not wanted any more: it must not hold its nodes until a worker comes.
                 await self._end(waiting)
@@ -75,8 +97,8 @@ class JobTrigger(BaseTrigger):
 
         async def end() -> None:
             try:
-                async with opened(waiting, lambda text: log.info("%s", text)) as job:
-                    await job.cancel(keep_files=True)
+                async with connected(waiting) as client:
+                    await cancel_patiently(client, waiting.ref, self._emit, keep_files=True)
             except Exception:
                 log.exception("Cancelling %s failed", waiting.ref.name)
 
@@ -105,14 +127,14 @@ class JobTrigger(BaseTrigger):
             if state == "deferred":
                 log.info("%s: the task is still deferred, so its job goes on", waiting.ref.name)
                 return
-            async with opened(waiting, lambda text: self.log.info("%s", text)) as job:
+            async with connected(waiting) as client:
                 over = False
                 with contextlib.suppress(ClusterError):
-                    over = state in _GOES_ON and await job.is_over()
+                    over = state in _GOES_ON and await _is_over(client, waiting)
                 if over:
                     # Another triggerer has seen the end, and a worker is about to read the result.
                     return
-                await job.cancel()
+                await cancel_patiently(client, waiting.ref, self._emit)
                 self.log.info("Cancelled %s: the task is %s", waiting.ref.name, state)
         except Exception:
             log.exception("Cancelling %s failed", waiting.ref.name)

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import CleanPodPolicy, Replica, Resources, RestartPolicy, RunPolicy
+from airflow_distrib.systems.kubernetes.resources import CleanPodPolicy, Replica, Resources, RestartPolicy, RunPolicy
 
 
 def test_a_mistyped_field_is_met_with_the_right_one() -> None:

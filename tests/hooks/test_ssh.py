@@ -103,6 +103,6 @@ def test_a_key_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def _client(fake: FakeSlurm, **other: Any) -> Any:
-    from airflow_distrib.clients.ssh import SshClient
+    from airflow_distrib.systems.slurm.ssh import SshClient
 
     return SshClient(fake.settings(**other), attempts=1)

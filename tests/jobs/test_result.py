@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from airflow_distrib.core.errors import ConfigError, JobTerminated, RankFailed, ResultMissing
-from airflow_distrib.operators.result import value_of
+from airflow_distrib.jobs.result import value_of
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
 

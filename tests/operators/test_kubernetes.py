@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.kubernetes.kinds import kind_named
-from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.pytorchjob.config import PyTorchJob
-from airflow_distrib.backends.pytorchjob.render import cluster
+from airflow_distrib.systems.kubernetes.registry import kind_named
+from airflow_distrib.systems.kubernetes.manifest import Task
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+from airflow_distrib.systems.pytorchjob.render import cluster
 from airflow_distrib.core.errors import ClusterError, JobLost, JobTerminated, JobTimedOut, RankFailed, ResultMissing
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import JobRecord
-from airflow_distrib.core.resources import Replica
+from airflow_distrib.systems.kubernetes.resources import Replica
 from airflow_distrib.core.status import Problem
 from airflow_distrib.operators.kubernetes import KubernetesRun
-from airflow_distrib.operators.remote import Order
-from airflow_distrib.operators.store import RecordStore
+from airflow_distrib.jobs.run import Order
+from airflow_distrib.operators.record_store import RecordStore
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome
-from airflow_distrib.watching.waiting import Ending, Waiting
+from airflow_distrib.jobs.waiting import Ending, Waiting
 from fake_context import FakeStateStore, FakeTaskInstance, context
 from fake_kubernetes import FakeKubernetes
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_distrib import ConfigError, ElasticOperator, MPIJobOperator, PyTorchJobOperator
-from airflow_distrib.operators.ordering import spec_hash
+from airflow_distrib.jobs.request import spec_hash
 
 
 def template(name: str, *command: str) -> dict[str, Any]:

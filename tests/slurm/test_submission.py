@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 
 import slurm_cluster
-from airflow_distrib.backends.slurm import plan as plans
-from airflow_distrib.backends.slurm.config import Sbatch
-from airflow_distrib.backends.slurm.jobs import SlurmJobs
-from airflow_distrib.backends.slurm.plan import Plan, Request
-from airflow_distrib.clients.ssh import Finished, Refused, SshClient, SshSettings, Unreachable
+from airflow_distrib.systems.slurm import plan as plans
+from airflow_distrib.systems.slurm.config import Sbatch
+from airflow_distrib.systems.slurm.jobs import SlurmJobs
+from airflow_distrib.systems.slurm.plan import Plan, Request
+from airflow_distrib.systems.slurm.ssh import Finished, Refused, SshClient, SshSettings, Unreachable
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.hooks.ssh import SlurmSSHHook
-from airflow_distrib.watching.slurm.job import FORGOTTEN, SlurmHub, SlurmWait
-from airflow_distrib.watching.waiting import Waiting
+from airflow_distrib.systems.slurm.watch import FORGOTTEN, SlurmHub, SlurmWait
+from airflow_distrib.jobs.waiting import Waiting
 from airflow_stack import wait_for
 from slurm_cluster import USER, SlurmCluster
 

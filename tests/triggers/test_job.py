@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.kubernetes.kinds import kind_named
+from airflow_distrib.systems.kubernetes.registry import kind_named
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.hooks.kubernetes import KubernetesHook
 from airflow_distrib.runner import outcome as outcomes
@@ -18,8 +18,8 @@ from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.triggers import job as triggers
 from airflow_distrib.triggers.job import JobTrigger
-from airflow_distrib.watching.kubernetes.hub import WatchHub
-from airflow_distrib.watching.waiting import Ending, Waiting
+from airflow_distrib.systems.kubernetes.feed import WatchHub
+from airflow_distrib.jobs.waiting import Ending, Waiting
 from fake_kubernetes import FakeKubernetes
 
 JOBS, PODS = kind_named("pytorchjob").path("ns"), "/api/v1/namespaces/ns/pods"

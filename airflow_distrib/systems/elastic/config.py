@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from airflow_distrib.backends.kubernetes.options import ClusterConfig
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, Resources, RestartPolicy
+from airflow_distrib.systems.kubernetes.options import ClusterConfig
+from airflow_distrib.systems.kubernetes.resources import Replica, Resources, RestartPolicy
 
 _SECONDS = config.seconds()
 
@@ -107,7 +107,7 @@ class Elastic(ClusterConfig):
         limits: what each node's pod may use at most.
         restart_policy: what happens to a pod that ended, "Never" by default.
 
-    The options of :class:`~airflow_distrib.backends.kubernetes.options.ClusterConfig` are for
+    The options of :class:`~airflow_distrib.systems.kubernetes.options.ClusterConfig` are for
     Kubernetes.
     """
 

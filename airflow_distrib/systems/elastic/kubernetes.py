@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from airflow_distrib.backends.elastic.config import Elastic
-from airflow_distrib.backends.elastic.render import elastic_spec, nccl_environment
-from airflow_distrib.backends.kubernetes import manifest, pods
-from airflow_distrib.backends.kubernetes.kind import Kind, Rendered
-from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.pod.status import POD
-from airflow_distrib.backends.pytorchjob import render as pytorchjob
-from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, RunPolicy
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.local import elastic_spec, nccl_environment
+from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods
+from airflow_distrib.systems.kubernetes.kind import Manifest, Object
+from airflow_distrib.systems.kubernetes.manifest import Job, KubernetesSubmission
+from airflow_distrib.systems.kubernetes.pod import POD
+from airflow_distrib.systems.kubernetes.resources import Replica, RunPolicy
+from airflow_distrib.systems.pytorchjob import render as pytorchjob
+from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB, REPLICAS
 
 # torchrun's own port for the rendezvous.
 PORT = 29400
 
 
-def cluster(config: Elastic, task: Task) -> Rendered:
+def kubernetes(config: Elastic, request: JobRequest) -> KubernetesSubmission:
     """Render for Kubernetes.
 
     Raises:
@@ -29,13 +31,21 @@ def cluster(config: Elastic, task: Task) -> Rendered:
     """
     if config.rdzv_backend == "static":
         raise ConfigError("rdzv_backend", "'static' is for launcher='local'; pods find each other by c10d")
-    config = config.with_environment({**nccl_environment(config), **_torchruns(config, task)})
-    return _pod(config, task) if config.max_nodes == 1 else _pytorchjob(config, task)
+    config = config.with_environment({**nccl_environment(config), **_torchruns(config, request)})
+    if config.max_nodes == 1:
+        return _pod(config, Job(POD, request))
+    return _pytorchjob(config, Job(PYTORCHJOB, request))
 
 
-def _torchruns(config: Elastic, task: Task) -> dict[str, str]:
+def config_of_manifest(own: Object) -> Mapping[str, Any]:
+    """A PyTorchJob has as many nodes as workers; anything else is one Pod."""
+    workers = kubeflow.replicas_of(own, REPLICAS, "Worker")
+    return {} if workers is None else {"nnodes": workers}
+
+
+def _torchruns(config: Elastic, request: JobRequest) -> dict[str, str]:
     """What ``torchrun`` in a command reads, besides what the training-operator sets for several nodes."""
-    if task.runs_function:
+    if request.runs_function:
         return {}
     values = {"PET_MONITOR_INTERVAL": text_of(config.monitor_interval), "PET_START_METHOD": config.start_method}
     if config.max_nodes == 1:
@@ -55,27 +65,22 @@ def _replica(config: Elastic) -> Replica:
     return Replica(requests=config.requests, limits=config.limits, restart_policy=config.restart_policy)
 
 
-def _spec(config: Elastic, task: Task, kind: Kind) -> Spec:
-    name = task.name(kind)
-    endpoint = config.rdzv_endpoint or (f"{name}-worker-0:{PORT}" if config.max_nodes > 1 else "localhost:0")
+def _files(config: Elastic, job: Job) -> dict[str, Spec]:
+    if not job.runs_function:
+        return {}
     if config.calls_directly:
-        return task.spec()
-    return task.spec(specs.ELASTIC, elastic=elastic_spec(config, name)._replace(rdzv_endpoint=endpoint))
+        return {manifest.SPEC: job.spec()}
+    endpoint = config.rdzv_endpoint or (f"{job.name}-worker-0:{PORT}" if config.max_nodes > 1 else "localhost:0")
+    agent = elastic_spec(config, job.name)._replace(rdzv_endpoint=endpoint)
+    return {manifest.SPEC: job.spec(specs.ELASTIC, elastic=agent)}
 
 
-def _pytorchjob(config: Elastic, task: Task) -> Rendered:
-    replica = _replica(config)
-    workers = manifest.replica_type(
-        "Worker",
-        config.max_nodes,
-        pytorchjob.template(config, task, replica),
-        manifest.restart_policy(config, replica, task),
-    )
-    policy: dict[str, Any] = {
+def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:
+    policy: Manifest = {
         "minReplicas": config.min_nodes,
         "maxReplicas": config.max_nodes,
         "rdzvBackend": "c10d",
-        "rdzvId": task.name(PYTORCHJOB),
+        "rdzvId": job.name,
         "rdzvPort": PORT,
         "maxRestarts": int(config.max_restarts),
         "rdzvConf": [{"key": key, "value": text_of(value)} for key, value in config.rendezvous().items()],
@@ -83,49 +88,32 @@ def _pytorchjob(config: Elastic, task: Task) -> Rendered:
     if config.rdzv_endpoint:
         host, _, port = config.rdzv_endpoint.rpartition(":")
         policy |= {"rdzvHost": host, "rdzvPort": int(port)}
-    wanted = {
-        "pytorchReplicaSpecs": workers,
+    spec = {
+        REPLICAS: pytorchjob.replica_type(config, job, "Worker", config.max_nodes, _replica(config)),
         "elasticPolicy": policy,
         # For commands that call torchrun, which reads PET_NPROC_PER_NODE.
         "nprocPerNode": str(config.nproc_per_node),
-        "runPolicy": manifest.run_policy(config, task),
+        "runPolicy": manifest.run_policy(config, job),
     }
-    spec = _spec(config, task, PYTORCHJOB) if task.runs_function else None
     # Which node has which rank is settled at the rendezvous; the runner passes on the chosen ranks' lines.
     roles = None
-    if not task.runs_function and task.options.get("log_ranks") is not None:
-        roles = tuple(f"worker-{node}" for node in task.options["log_ranks"])
-    return pytorchjob.finished(config, task, wanted, spec, roles)
+    if not job.runs_function and job.request.log_ranks is not None:
+        roles = tuple(f"worker-{node}" for node in job.request.log_ranks)
+    return manifest.submission(config, job, {"spec": spec}, _files(config, job), roles)
 
 
-def _pod(config: Elastic, task: Task) -> Rendered:
+def _pod(config: Elastic, job: Job) -> KubernetesSubmission:
     policy = config.run_policy if isinstance(config.run_policy, RunPolicy) else RunPolicy()
-    for name in ("clean_pod_policy", "ttl_seconds_after_finished", "backoff_limit"):
-        if getattr(policy, name) is not None:
-            raise ConfigError(f"run_policy.{name}", "a single node is a plain Pod, which has no such setting")
-    for name in ("suspend", "scheduling_policy"):
-        if getattr(config, name) is not None:
-            raise ConfigError(name, "a single node is a plain Pod, which has no such setting")
     replica = _replica(config)
     role = pods.Role(
         POD.container,
-        task.runner_command(),
-        task.secret(POD),
-        restart_policy=manifest.restart_policy(config, replica, task),
+        job.runner_command(),
+        job.secret,
+        restart_policy=manifest.restart_policy(config, replica, job),
     )
-    template = pods.pod_template(config, replica, role, manifest.pod_metadata(task, POD))
-    if not task.manifest:
-        manifest.needs_image(template, "the Pod")
+    template = manifest.pod_template(config, job, replica, role, "the Pod")
     deadline = policy.active_deadline_seconds
-    seconds = task.deadline_seconds if deadline is None else int(deadline)
-    pod = template["spec"] | ({"activeDeadlineSeconds": seconds} if seconds is not None else {})
-    whole = manifest.metadata(config, task, POD)
-    own = template["metadata"]
-    whole = {
-        **whole,
-        "labels": {**own.get("labels", {}), **whole["labels"]},
-        "annotations": {**own.get("annotations", {}), **whole["annotations"]},
-    }
-    resource = {"apiVersion": "v1", "kind": "Pod", "metadata": whole, "spec": pod}
-    files = {manifest.SPEC: _spec(config, task, POD)} if task.runs_function else {}
-    return Rendered(POD, manifest.finished(resource, task), files, None)
+    seconds = job.request.deadline_seconds if deadline is None else int(deadline)
+    if seconds is not None:
+        template["spec"]["activeDeadlineSeconds"] = seconds
+    return manifest.submission(config, job, template, _files(config, job))

@@ -1,12 +1,13 @@
-"""An Elastic config as processes of one machine."""
+"""An Elastic config as processes of one machine, and as arguments of torch's agent."""
 
 from __future__ import annotations
 
-from airflow_distrib.backends.elastic.config import Elastic
-from airflow_distrib.backends.kubernetes.options import cluster_only
-from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import ElasticSpec
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.kubernetes.options import cluster_only
+from airflow_distrib.systems.local.plan import LocalPlan
 
 # Settings of torch's agent and of its rendezvous, which one direct rank has not.
 _AGENT_ONLY = frozenset(
@@ -21,12 +22,8 @@ _AGENT_ONLY = frozenset(
 )
 
 
-def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
-    """Render for the local launcher; several nodes become several agents on this machine.
-
-    Args:
-        rendezvous_id: must differ between tries, or a new try meets the old one's nodes.
-    """
+def local(config: Elastic, request: JobRequest) -> LocalPlan:
+    """Render for the local launcher; several nodes become several agents on this machine."""
     idle = cluster_fields(config)
     if config.calls_directly:
         idle += [name for name in config.serialize() if name in _AGENT_ONLY]
@@ -36,7 +33,7 @@ def local_plan(config: Elastic, rendezvous_id: str) -> LocalPlan:
         config.max_nodes,
         env=config.env or {},
         env_defaults=nccl_environment(config),
-        elastic=elastic_spec(config, rendezvous_id),
+        elastic=elastic_spec(config, request.identity.name()),
         not_applied=tuple(idle),
     )
 
@@ -47,7 +44,11 @@ def cluster_fields(config: Elastic) -> list[str]:
 
 
 def elastic_spec(config: Elastic, rendezvous_id: str) -> ElasticSpec:
-    """Arguments of torch's agent."""
+    """Arguments of torch's agent.
+
+    Args:
+        rendezvous_id: must differ between tries, or a new try meets the old one's nodes.
+    """
     return ElasticSpec(
         nproc_per_node=config.nproc_per_node,
         min_nodes=config.min_nodes,

@@ -9,36 +9,18 @@ import json
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Protocol
 
-from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient
 from airflow_distrib.core.errors import DistribError
+from airflow_distrib.systems.kubernetes.client import ApiError, KubernetesClient
+from airflow_distrib.systems.kubernetes.kind import Manifest, Object
+from airflow_distrib.systems.kubernetes.timing import TIMING, Timing
 
 log = logging.getLogger(__name__)
 
-# The server ends a watch after this many seconds, so that watches move between its replicas;
-# a random share on top spreads them.
-WATCH_SECONDS = 300
 # A page small enough that parsing it does not hold up the event loop.
 PAGE = 100
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-# How long refusals (403: a role that was taken away) are borne before those who wait hear of it.
-REFUSED_SECONDS = 300.0
-
-Object = Mapping[str, Any]
-
-
-def slim(found: Object) -> dict[str, Any]:
-    """What judging a job takes, of all that the API tells: a thousand jobs are held in memory."""
-    metadata = found["metadata"]
-    kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
-    spec = found.get("spec") or {}
-    return {
-        "metadata": {name: metadata[name] for name in kept if name in metadata},
-        "spec": {name: spec[name] for name in spec if name.endswith(("ReplicaSpecs", "elasticPolicy"))},
-        "status": found.get("status") or {},
-    }
 
 
 class Gone(Exception):
@@ -51,15 +33,16 @@ class Listener(Protocol):
     def changed(self) -> None:
         """Something about the job is different now."""
 
-    def lost(self, found: dict[str, Any]) -> None:
+    def lost(self, found: Manifest) -> None:
         """An object of the job was deleted; this is its last state."""
 
 
 class CollectionWatch:
-    """Keeps a copy of the objects with a label, and tells those who wait when one changes.
+    """Keeps a copy of the objects with a label, and notifies listeners when one changes.
 
     Args:
         job_of: which job an object belongs to.
+        slim: the part of an object that is kept in memory.
 
     Attributes:
         listed_at: monotonic time at which the last complete list was asked for.
@@ -67,7 +50,15 @@ class CollectionWatch:
         refused: the server's refusal, once it has lasted.
     """
 
-    def __init__(self, client: KubernetesClient, path: str, selector: str, job_of: Callable[[Object], str]) -> None:
+    def __init__(
+        self,
+        client: KubernetesClient,
+        path: str,
+        selector: str,
+        job_of: Callable[[Object], str],
+        slim: Callable[[Object], Manifest],
+        timing: Timing = TIMING,
+    ) -> None:
         self.path = path
         self.listed_at = 0.0
         self.down_since: float | None = None
@@ -75,14 +66,15 @@ class CollectionWatch:
         self._refused_since: float | None = None
         self._client = client
         self._selector = selector
-        self._job_of = job_of
+        self._job_of, self._slim = job_of, slim
+        self._timing = timing
         self._version = ""
-        self._objects: dict[str, dict[str, dict[str, Any]]] = {}
+        self._objects: dict[str, dict[str, Manifest]] = {}
         self._listeners: dict[str, list[Listener]] = {}
         # A context of its own: otherwise its log lines went to whichever task came first.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
-    def of(self, job: str) -> dict[str, dict[str, Any]]:
+    def of(self, job: str) -> dict[str, Manifest]:
         """Objects of a job by name."""
         return self._objects.get(job, {})
 
@@ -106,18 +98,18 @@ class CollectionWatch:
     # ------------------------------------------------------------------ the loop
 
     async def _run(self) -> None:
-        pause, failures = FIRST_PAUSE, 0
+        pause, failures = self._timing.first_pause, 0
         while True:
             try:
                 if not self._version:
                     await self._list()
                 async for _ in self._watch():
-                    pause, failures = FIRST_PAUSE, 0
+                    pause, failures = self._timing.first_pause, 0
                     self._came_back()
                 self._came_back()
             except Gone:
                 self._version = ""
-                await asyncio.sleep(random.uniform(0, FIRST_PAUSE))  # noqa: S311 - no secret
+                await asyncio.sleep(random.uniform(0, self._timing.first_pause))  # noqa: S311 - no secret
             except Exception as error:  # noqa: BLE001 - a watch that dies must not take its jobs along
                 self._went_down(error)
                 failures += 1
@@ -125,7 +117,7 @@ class CollectionWatch:
                     # Whatever is wrong may be with the place to go on from.
                     self._version = ""
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
-                pause = min(pause * 2, LONGEST_PAUSE)
+                pause = min(pause * 2, self._timing.longest_pause)
 
     def _came_back(self) -> None:
         self.down_since, self._refused_since, self.refused = None, None, None
@@ -139,13 +131,13 @@ class CollectionWatch:
             return
         # A server that has just come back refuses what it will soon allow.
         self._refused_since = self._refused_since or time.monotonic()
-        if time.monotonic() - self._refused_since > REFUSED_SECONDS:
+        if time.monotonic() - self._refused_since > self._timing.refused:
             self.refused = error
 
     async def _list(self) -> None:
         asked = time.monotonic()
         query = {"labelSelector": self._selector, "limit": str(PAGE)}
-        found: dict[str, dict[str, Any]] = {}
+        found: dict[str, Manifest] = {}
         while True:
             try:
                 page = await self._client.request("GET", self.path, query=query, attempts=1)
@@ -153,7 +145,7 @@ class CollectionWatch:
                 if error.status == 410:
                     raise Gone from error
                 raise
-            found.update({item["metadata"]["name"]: slim(item) for item in page["items"]})
+            found.update({item["metadata"]["name"]: self._slim(item) for item in page["items"]})
             more = page["metadata"].get("continue")
             if not more:
                 break
@@ -167,7 +159,7 @@ class CollectionWatch:
             for listener in listeners:
                 listener.changed()
 
-    def _replace(self, found: Mapping[str, dict[str, Any]]) -> None:
+    def _replace(self, found: Mapping[str, Manifest]) -> None:
         """Take a complete list; what is not in it any more was deleted while nobody watched."""
         known = [(job, item) for job, items in self._objects.items() for item in items.values()]
         current = {item["metadata"]["uid"] for item in found.values()}
@@ -178,9 +170,9 @@ class CollectionWatch:
             if item["metadata"]["uid"] not in current:
                 self._lose(job, item)
 
-    async def _watch(self) -> Any:
+    async def _watch(self) -> AsyncIterator[None]:
         """Follow the changes; ends when the server ends the stream. Gives one item for each."""
-        lasting = WATCH_SECONDS + random.randint(0, 60)  # noqa: S311 - no secret
+        lasting = self._timing.watch + random.randint(0, 60)  # noqa: S311 - no secret
         query = {
             "labelSelector": self._selector,
             "watch": "true",
@@ -203,7 +195,7 @@ class CollectionWatch:
                 raise Gone from error
             raise
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take(self, event: Object) -> None:
         kind, found = event["type"], event["object"]
         if kind == "ERROR":
             if found.get("code") == 410:
@@ -212,7 +204,7 @@ class CollectionWatch:
         self._version = found["metadata"]["resourceVersion"]
         if kind == "BOOKMARK":
             return
-        kept = slim(found)
+        kept = self._slim(found)
         job, name = self._job_of(kept), kept["metadata"]["name"]
         if kind == "DELETED":
             items = self._objects.get(job, {})
@@ -225,6 +217,6 @@ class CollectionWatch:
         for listener in self._listeners.get(job, ()):
             listener.changed()
 
-    def _lose(self, job: str, item: dict[str, Any]) -> None:
+    def _lose(self, job: str, item: Manifest) -> None:
         for listener in self._listeners.get(job, ()):
             listener.lost({**item, "deleted": True})

@@ -1,260 +1,94 @@
-"""Jobs as resources of the Kubernetes API: submit, adopt, look, cancel, reap."""
+"""The jobs of one connection to Kubernetes, of every kind."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import contextlib
-import json
-import logging
-import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncIterator
 
-from airflow_distrib.backends.kubernetes.judge import View
-from airflow_distrib.backends.kubernetes.kind import Kind, Rendered
-from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient
-from airflow_distrib.core import archive
-from airflow_distrib.core.errors import ClusterError, ResultMissing
-from airflow_distrib.core.identity import PREFIX, JobIdentity
+from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.runner import report
-from airflow_distrib.runner.outcome import Outcome
-
-log = logging.getLogger(__name__)
-
-SYSTEM = "kubernetes"
-JOB_LABEL = f"{PREFIX}job"
-IDENTITY = f"{PREFIX}identity"
-
-# A Secret holds 1 MiB; base64 does not count, the runner's archive does.
-MAX_PAYLOAD_BYTES = 700 * 1024
-
-# A framed result: 1 MiB of JSON is at most 190 lines.
-_FRAME_LINES = 400
+from airflow_distrib.core.status import JobStatus
+from airflow_distrib.jobs.launcher import Conclusion, Emit, Storage
+from airflow_distrib.jobs.waiting import Ending, Waiting
+from airflow_distrib.systems.kubernetes.fetch import conclusion
+from airflow_distrib.systems.kubernetes.manifest import KubernetesSubmission
+from airflow_distrib.systems.kubernetes.registry import kind_named
+from airflow_distrib.systems.kubernetes.resource import NAME, ResourceApi
+from airflow_distrib.systems.kubernetes.session import KubernetesSession
+from airflow_distrib.systems.kubernetes.watch import KubernetesWatch
 
 
-class ResourceBackend:
-    """Jobs of one kind through one client."""
+class KubernetesJobs:
+    """Submits, watches and cancels; see :class:`~airflow_distrib.jobs.launcher.JobClient`."""
 
-    def __init__(self, client: KubernetesClient, kind: Kind) -> None:
-        self.client = client
-        self.kind = kind
+    # The API server deletes what belongs to a job by itself.
+    confirm_seconds = 0.0
 
-    # ------------------------------------------------------------------ submitting
+    def __init__(self, session: KubernetesSession) -> None:
+        self._session = session
 
-    async def submit(self, rendered: Rendered, identity: JobIdentity, payload: bytes | None) -> tuple[JobRef, bool]:
-        """Create the job, or adopt the one that an earlier attempt of the same try created.
+    def _api(self, ref: JobRef) -> ResourceApi:
+        return ResourceApi(self._session.client, kind_named(ref.address["kind"]))
 
-        Returns:
-            The job, and whether it was there already.
+    def _namespace(self, submission: KubernetesSubmission) -> str:
+        return submission.manifest["metadata"]["namespace"] or self._session.client.namespace
 
-        Raises:
-            ClusterError: the API server refuses; permanently if the manifest is at fault.
-        """
-        metadata = rendered.manifest["metadata"]
-        namespace, name = metadata["namespace"], metadata["name"]
-        path = self.kind.path(namespace)
-        # Strict: the server names fields it does not know instead of dropping them.
-        query = {"fieldValidation": "Strict", "fieldManager": "airflow-distrib"}
-        adopted = False
-        for _ in range(60):
-            try:
-                created = await self.client.request("POST", path, query=query, body=rendered.manifest)
-            except ApiError as error:
-                if error.status != 409 or error.reason != "AlreadyExists":
-                    raise self._explained(error) from error
-                existing = await self._existing(namespace, name)
-                if existing is None:
-                    await asyncio.sleep(1)
-                    continue
-                self._check_identity(existing, identity)
-                created, adopted = existing, True
-            ref = self._ref(created)
-            if rendered.specs and adopted:
-                await self.create_secret(ref, rendered, payload)
-            elif rendered.specs:
-                await self._create_secret_or_nothing(ref, rendered, payload)
-            return ref, adopted
-        raise ClusterError(f"the {self.kind.kind} {name} of an earlier attempt is being deleted, but stays")
+    async def reserve(self, submission: KubernetesSubmission) -> JobRef:
+        address = {"kind": submission.kind.key, "namespace": self._namespace(submission)}
+        return JobRef(NAME, submission.name, "", address)
 
-    async def _existing(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """The object of that name; None when it is on its way out and has to be waited for."""
-        found = await self._get(namespace, name)
-        return None if found is None or found["metadata"].get("deletionTimestamp") else found
+    async def submit(self, submission: KubernetesSubmission, reserved: JobRef, storage: Storage) -> tuple[JobRef, bool]:
+        del storage  # nothing is uploaded
+        api = ResourceApi(self._session.client, submission.kind)
+        return await api.submit(submission, reserved.address["namespace"])
 
-    def _check_identity(self, found: Mapping[str, Any], identity: JobIdentity) -> None:
-        theirs = (found["metadata"].get("annotations") or {}).get(IDENTITY)
-        if theirs != identity.annotation()[IDENTITY]:
-            name = found["metadata"]["name"]
-            raise ClusterError(
-                f"there is a {self.kind.kind} {name} already, and it is not this task's (identity {theirs})",
-                permanent=True,
-            )
+    async def release(self, reserved: JobRef) -> None:
+        del reserved  # there is nothing before the resource
 
-    def _explained(self, error: ApiError) -> ClusterError:
-        if error.status == 404:
-            return ClusterError(
-                f"the cluster has no namespace of that name, or does not know {self.kind.kind} ({self.kind.api}): "
-                f"install its operator, or mend namespace; the API server said: {error.message}",
-                permanent=True,
-            )
-        if error.status == 403 and "exceeded quota" not in error.message:
-            return ClusterError(
-                f"the connection's account may not do this: {error.message}; docs/rbac.yaml lists what it needs"
-            )
-        return error
+    async def find(self, reserved: JobRef, identity: JobIdentity) -> JobRef | None:
+        return await self._api(reserved).find(reserved.address["namespace"], reserved.name, identity)
 
-    def _ref(self, resource: Mapping[str, Any]) -> JobRef:
-        metadata = resource["metadata"]
-        address = {"kind": self.kind.key, "namespace": metadata["namespace"]}
-        return JobRef(SYSTEM, metadata["name"], metadata["uid"], address)
+    async def complete(self, ref: JobRef, submission: KubernetesSubmission) -> None:
+        """The worker may have died between the job and the Secret its pods wait for."""
+        if submission.specs:
+            await self._api(ref).create_secret(ref, submission)
 
-    async def _create_secret_or_nothing(self, ref: JobRef, rendered: Rendered, payload: bytes | None) -> None:
-        """A job whose pods would wait for their Secret for ever is not left behind."""
-        try:
-            await self.create_secret(ref, rendered, payload)
-        except ClusterError:
-            with contextlib.suppress(ClusterError):
-                await self.cancel(ref)
-            raise
-
-    async def create_secret(self, ref: JobRef, rendered: Rendered, payload: bytes | None) -> None:
-        """Create what the pods wait for; it goes when the job goes."""
-        files = {name: spec.to_json().encode() for name, spec in rendered.specs.items()}
-        files["runner.pyz"] = archive.build()
-        if payload is not None:
-            files["payload"] = payload
-        owner = {"apiVersion": self.kind.api, "kind": self.kind.kind, "name": ref.name, "uid": ref.uid}
-        body = {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {
-                "name": ref.name,
-                "labels": rendered.manifest["metadata"]["labels"],
-                "ownerReferences": [owner],
-            },
-            "immutable": True,
-            "data": {name: base64.b64encode(content).decode() for name, content in files.items()},
-        }
-        path = f"/api/v1/namespaces/{ref.address['namespace']}/secrets"
-        try:
-            await self.client.request("POST", path, body=body)
-        except ApiError as error:
-            if error.reason != "AlreadyExists":
-                raise
-
-    # ------------------------------------------------------------------ looking
-
-    async def _get(self, namespace: str, name: str) -> Any:
-        try:
-            return await self.client.request("GET", self.kind.path(namespace, name))
-        except ApiError as error:
-            if error.status == 404:
-                return None
-            raise
-
-    async def find(self, namespace: str, name: str, identity: JobIdentity) -> JobRef | None:
-        """The job of that name if it is this identity's and stays."""
-        found = await self._get(namespace, name)
-        if found is None or found["metadata"].get("deletionTimestamp"):
+    async def status(self, ref: JobRef) -> JobStatus | None:
+        api = self._api(ref)
+        async with self._session.calls:
+            resource = await api.get(ref)
+        if resource is None or resource["metadata"].get("deletionTimestamp"):
             return None
-        theirs = (found["metadata"].get("annotations") or {}).get(IDENTITY)
-        return self._ref(found) if theirs == identity.annotation()[IDENTITY] else None
+        return api.kind.read(resource)
 
-    async def get(self, ref: JobRef) -> Mapping[str, Any] | None:
-        """The job itself; None when it is gone, also if another one has its name by now."""
-        found = await self._get(ref.address["namespace"], ref.name)
-        return found if found is not None and found["metadata"]["uid"] == ref.uid else None
-
-    async def view(self, ref: JobRef) -> View:
-        """The job and its pods, asked for now."""
-        resource = await self.get(ref)
-        pods = await self._list(ref, "pods", {"labelSelector": f"{JOB_LABEL}={ref.name}"})
-        return View(resource, tuple(pods))
-
-    async def _list(
-        self, ref: JobRef, plural: str, query: Mapping[str, str], attempts: int | None = None
-    ) -> list[Mapping[str, Any]]:
-        path = f"/api/v1/namespaces/{ref.address['namespace']}/{plural}"
-        return list((await self.client.request("GET", path, query=query, attempts=attempts))["items"])
-
-    async def events(self, ref: JobRef) -> tuple[Mapping[str, Any], ...]:
-        """Warnings about the job, its pods and what else belongs to it."""
-        found = await self._list(ref, "events", {"fieldSelector": "type=Warning", "limit": "500"}, attempts=1)
-        return tuple(each for each in found if str(each["involvedObject"].get("name", "")).startswith(ref.name))
-
-    async def framed(self, ref: JobRef, pod: str) -> Outcome | None:
-        """The outcome at the end of a pod's log.
-
-        Raises:
-            ResultMissing: only a part of it is there.
-        """
-        query = {"container": self.kind.container, "tailLines": str(_FRAME_LINES)}
-        text = await self.log(ref, pod, query)
-        try:
-            return report.from_frames(text.splitlines())
-        except report.FramesDamaged as error:
-            raise ResultMissing(f"pod {pod}: {error}") from error
-
-    async def log(self, ref: JobRef, pod: str, query: Mapping[str, str]) -> str:
-        """Text of a pod's log; empty when there is none."""
-        path = f"/api/v1/namespaces/{ref.address['namespace']}/pods/{pod}/log"
-        for pause in (1.0, 4.0, 0.0):
+    @contextlib.asynccontextmanager
+    async def watch(self, waiting: Waiting, emit: Emit) -> AsyncIterator[KubernetesWatch]:
+        api = self._api(waiting.ref)
+        async with self._session.feed(api.kind, waiting.ref, api.get) as feed:
+            watch = KubernetesWatch(self._session, api, waiting, emit, feed)
             try:
-                async with self.client.stream(path, query, quiet_for=30) as stream:
-                    return b"".join([piece async for piece in stream]).decode("utf-8", "replace")
-            except ClusterError as error:
-                if isinstance(error, ApiError) and error.status in (400, 404):
-                    return ""
-                if not pause:
-                    raise
-                await asyncio.sleep(pause)
-        return ""
+                yield watch
+            finally:
+                await watch.close()
 
-    # ------------------------------------------------------------------ ending
+    async def fetch(
+        self, submission: KubernetesSubmission, waiting: Waiting, ending: Ending, emit: Emit, storage: Storage
+    ) -> Conclusion:
+        del storage  # results come through the API
+        api = self._api(waiting.ref)
+        return await conclusion(self._session, api, waiting, ending, emit, returns=submission.returns)
 
-    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0) -> bool:
-        """Delete the job with everything that belongs to it; deleting twice is no error.
+    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
+        del keep_files  # nothing outlives a resource
+        async with self._session.calls:
+            return await self._api(ref).cancel(ref, confirm_for=confirm_for)
 
-        Args:
-            confirm_for: seconds to wait until it is gone, pods and all.
+    async def reap(self, submission: KubernetesSubmission, keep: JobRef | None) -> list[JobRef]:
+        api = ResourceApi(self._session.client, submission.kind)
+        return await api.reap(self._namespace(submission), submission.identity, keep.uid if keep else None)
 
-        Returns:
-            Whether it is known to be gone.
-        """
-        path = self.kind.path(ref.address["namespace"], ref.name)
-        # By uid: a later try's job of the same name is never hit.
-        body = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "propagationPolicy": "Foreground",
-            "preconditions": {"uid": ref.uid},
-        }
-        try:
-            await self.client.request("DELETE", path, body=body)
-        except ApiError as error:
-            if error.status in (404, 409):
-                return True
-            raise
-        end = time.monotonic() + confirm_for
-        while time.monotonic() < end:
-            if await self.get(ref) is None:
-                return True
-            await asyncio.sleep(0.3)
-        return False
+    async def clean_up(self, ref: JobRef) -> None:
+        await self.cancel(ref)
 
-    async def reap(self, namespace: str, identity: JobIdentity, keep: str | None) -> list[JobRef]:
-        """Cancel jobs of the task instance's other tries; ``keep`` is the uid of the one that stays."""
-        query = {"labelSelector": f"{PREFIX}task-instance={identity.task_digest}"}
-        found = await self.client.request("GET", self.kind.path(namespace), query=query)
-        old = []
-        for item in found["items"]:
-            theirs = json.loads((item["metadata"].get("annotations") or {}).get(IDENTITY, "{}"))
-            job_itself = item["metadata"]["labels"].get(JOB_LABEL) == item["metadata"]["name"]
-            if job_itself and item["metadata"]["uid"] != keep and theirs.get("scope") == identity.scope:
-                old.append(self._ref(item))
-        for ref in old:
-            with contextlib.suppress(ApiError):
-                await self.cancel(ref)
-        return old
+    def describe(self, ref: JobRef) -> str:
+        return f"{kind_named(ref.address['kind']).kind} {ref.address['namespace']}/{ref.name}"

@@ -1,18 +1,44 @@
-"""A kind of job on Kubernetes: what differs between custom resources, as values and pure functions."""
+"""A kind of job on Kubernetes: every difference between custom resources, as values and pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeAlias
 
 from airflow_distrib.core.status import JobStatus
-from airflow_distrib.runner.spec import Spec
 
-Object = Mapping[str, Any]
+# An object of the API, or a part of one, as it is read; and one that is being rendered.
+Object: TypeAlias = Mapping[str, Any]
+Manifest: TypeAlias = dict[str, Any]
+
+VERBS = ("get", "list", "watch", "create", "delete")
 
 
-@dataclass(frozen=True)
+def pod_name(job: str, pod: Object) -> str:
+    """What the name of a pod adds to that of its job: ``worker-0``; its whole name where it is the job itself."""
+    return str(pod["metadata"]["name"]).removeprefix(f"{job}-")
+
+
+def times_of_conditions(resource: Object) -> float | None:
+    """When a resource ended, by its ``completionTime`` or the conditions Succeeded, Failed and Complete."""
+    status = resource.get("status") or {}
+    times = [seconds(status.get("completionTime"))]
+    times += [
+        seconds(each.get("lastTransitionTime"))
+        for each in status.get("conditions") or ()
+        if each["type"] in ("Succeeded", "Failed", "Complete") and each.get("status") == "True"
+    ]
+    return max(times) or None
+
+
+def seconds(time: Any) -> float:
+    """Seconds since the epoch for a time of the API; 0 for none."""
+    return datetime.fromisoformat(str(time).replace("Z", "+00:00")).timestamp() if time else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kind:
     """One kind.
 
@@ -23,10 +49,18 @@ class Kind:
         name_limit: longest name whose pods and services still have valid names.
         container: name of the container that runs ranks.
         read: what the resource says of itself.
+        keep: the part of ``spec`` that the watch keeps in memory, which is all that the next
+            two functions may read.
         expected_pods: how many pods the resource asks for.
         enough_pods: with how many of them the job can run.
-        reports: whether a pod of that role (``worker-0``) reports outcomes.
-        rank: the rank of a role, where the role tells.
+        role: role of a pod, such as ``worker-0``, from its labels; the arguments are the job's name and the pod.
+        reports: whether a pod of a role reports outcomes.
+        rank: the rank of a role, where the role determines it.
+        ended_at: seconds since the epoch at which the resource ended; None where it does not tell.
+        templates: the pod templates of a manifest, each with its path; a user's manifest may lack any part.
+        merge_keys: further lists that are merged by a key of their items, by field name.
+        unsupported: common options it cannot honour, by dotted name.
+        verbs: what the package does with the resource, for RBAC.
     """
 
     key: str
@@ -36,34 +70,34 @@ class Kind:
     name_limit: int
     container: str
     read: Callable[[Object], JobStatus]
+    keep: Callable[[Object], Manifest]
     expected_pods: Callable[[Object], int]
     enough_pods: Callable[[Object], int] = field(default=lambda _: 1_000_000)
+    role: Callable[[str, Object], str] = pod_name
     reports: Callable[[str], bool] = field(default=lambda _: True)
     rank: Callable[[str], int | None] = field(default=lambda _: None)
+    ended_at: Callable[[Object], float | None] = times_of_conditions
+    templates: Callable[[Manifest], Iterator[tuple[str, Manifest]]]
+    merge_keys: Mapping[str, str] = field(default_factory=dict)
+    unsupported: frozenset[str] = frozenset()
+    verbs: tuple[str, ...] = VERBS
+
+    @property
+    def group(self) -> str:
+        """API group; empty for the core group."""
+        return self.api.rpartition("/")[0]
 
     def path(self, namespace: str, name: str = "") -> str:
         """Path of the collection, or of one object, in the API."""
         root = f"/api/{self.api}" if "/" not in self.api else f"/apis/{self.api}"
         return f"{root}/namespaces/{namespace}/{self.plural}" + (f"/{name}" if name else "")
 
-
-@dataclass(frozen=True)
-class Rendered:
-    """What is submitted.
-
-    Attributes:
-        manifest: the resource.
-        specs: files for the runner beside the payload; empty where the image's own command runs.
-        log_roles: beginnings of the roles whose pods' logs are shown; None is every pod.
-    """
-
-    kind: Kind
-    manifest: dict[str, Any]
-    specs: Mapping[str, Spec] = field(default_factory=dict)
-    log_roles: tuple[str, ...] | None = None
-
-
-def role_of(job: str, pod: Object) -> str:
-    """``worker-0`` for the pod ``job-worker-0``; the pod's own name where it is the job."""
-    name = str(pod["metadata"]["name"])
-    return name.removeprefix(f"{job}-") if name != job else "pod"
+    def slim(self, found: Object) -> Manifest:
+        """What watching a job takes, of all that the API tells: a thousand jobs are held in memory."""
+        metadata = found["metadata"]
+        kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+        return {
+            "metadata": {name: metadata[name] for name in kept if name in metadata},
+            "spec": self.keep(found.get("spec") or {}),
+            "status": found.get("status") or {},
+        }

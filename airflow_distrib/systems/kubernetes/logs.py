@@ -5,28 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow_distrib.backends.kubernetes.kind import Kind, role_of
-from airflow_distrib.backends.kubernetes.reports import ending
-from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient
 from airflow_distrib.core.errors import ClusterError
-from airflow_distrib.core.reference import JobRef
+from airflow_distrib.jobs.launcher import Emit
+from airflow_distrib.jobs.pace import MAX_BYTES, Pace
+from airflow_distrib.jobs.waiting import Waiting
 from airflow_distrib.runner.lines import LineSplitter, shown
 from airflow_distrib.runner.report import FRAME_MARK
-from airflow_distrib.watching.pace import MAX_BYTES, Pace
+from airflow_distrib.systems.kubernetes.client import ApiError, KubernetesClient
+from airflow_distrib.systems.kubernetes.kind import Kind, Object
+from airflow_distrib.systems.kubernetes.reports import ending
+from airflow_distrib.systems.kubernetes.session import KubernetesSession
+from airflow_distrib.systems.kubernetes.timing import TIMING, Timing
 
 log = logging.getLogger(__name__)
-
-# Where a follower may not hold a connection, how often the log is read.
-POLL_SECONDS = 15.0
-# A followed log that is silent for so long is asked for anew: kubelet may have lost it.
-QUIET_SECONDS = 300.0
-
-Emit = Callable[[str], None]
 
 
 @dataclass
@@ -51,14 +47,21 @@ class PodLog:
     """Reads one pod's log from a position on."""
 
     def __init__(
-        self, client: KubernetesClient, path: str, container: str, emit: Emit, position: Position, pace: Pace | None
+        self,
+        client: KubernetesClient,
+        path: str,
+        container: str,
+        emit: Emit,
+        position: Position,
+        pace: Pace | None,
+        timing: Timing = TIMING,
     ) -> None:
         self.position = position
         self._client = client
         self._path = path
         self._container = container
         self._emit = emit
-        self._pace = pace
+        self._pace, self._timing = pace, timing
         self._seen = 0
         self._passing = False
         self._catching_up = False
@@ -74,7 +77,7 @@ class PodLog:
         self._seen, self._catching_up = 0, bool(self.position.time)
         splitter = LineSplitter(keep_returns=True)
         try:
-            async with self._client.stream(self._path, query, quiet_for=QUIET_SECONDS) as pieces:
+            async with self._client.stream(self._path, query, quiet_for=self._timing.log_quiet) as pieces:
                 async for piece in pieces:
                     await self._take(splitter.feed(piece))
                 await self._take(splitter.flush())
@@ -139,19 +142,14 @@ class JobLogs:
 
     def __init__(
         self,
-        client: KubernetesClient,
+        session: KubernetesSession,
         kind: Kind,
-        ref: JobRef,
-        roles: Iterable[str] | None,
+        waiting: Waiting,
         emit: Emit,
-        streams: asyncio.Semaphore,
-        *,
-        named: bool,
         positions: Mapping[str, Any] | None = None,
     ) -> None:
-        self._client, self._kind, self._ref, self._emit, self._streams = client, kind, ref, emit, streams
-        self._roles = None if roles is None else tuple(roles)
-        self._named = named
+        self._session, self._kind, self._ref, self._emit = session, kind, waiting.ref, emit
+        self._roles, self._named = waiting.log_parts, waiting.named
         self._pace = Pace()
         self._positions = {uid: Position.from_json(each) for uid, each in (positions or {}).items()}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -161,7 +159,7 @@ class JobLogs:
         """How far every pod's log has been read, by the pod's uid."""
         return {uid: position.to_json() for uid, position in self._positions.items()}
 
-    def see(self, pods: Iterable[Mapping[str, Any]]) -> None:
+    def see(self, pods: Iterable[Object]) -> None:
         """Begin to follow pods that have started, and learn which have ended."""
         for pod in pods:
             uid = pod["metadata"]["uid"]
@@ -172,33 +170,34 @@ class JobLogs:
             if started and uid not in self._tasks and not pod.get("deleted") and self._wanted(pod):
                 self._tasks[uid] = asyncio.create_task(self._follow(pod, uid))
 
-    def _wanted(self, pod: Mapping[str, Any]) -> bool:
-        role = role_of(self._ref.name, pod)
+    def _wanted(self, pod: Object) -> bool:
+        role = self._kind.role(self._ref.name, pod)
         return self._roles is None or any(role == each or role.startswith(f"{each}-") for each in self._roles)
 
-    def _pod_log(self, pod: Mapping[str, Any], pace: Pace | None) -> PodLog:
+    def _pod_log(self, pod: Object, pace: Pace | None) -> PodLog:
         path = f"/api/v1/namespaces/{self._ref.address['namespace']}/pods/{pod['metadata']['name']}/log"
-        role = role_of(self._ref.name, pod)
+        role = self._kind.role(self._ref.name, pod)
         emit = (lambda text: self._emit(f"[{role}] {text}")) if self._named else self._emit
         position = self._positions.setdefault(pod["metadata"]["uid"], Position())
-        return PodLog(self._client, path, self._kind.container, emit, position, pace)
+        session = self._session
+        return PodLog(session.client, path, self._kind.container, emit, position, pace, session.timing)
 
-    async def _follow(self, pod: Mapping[str, Any], uid: str) -> None:
+    async def _follow(self, pod: Object, uid: str) -> None:
         reader = self._pod_log(pod, self._pace)
         pause = 0.5
         while True:
             ended = uid in self._ended
             try:
-                if self._streams.locked():
+                if self._session.log_streams.locked():
                     await reader.read(follow=False)
-                    pause = POLL_SECONDS
+                    pause = self._session.timing.log_poll
                 else:
-                    async with self._streams:
+                    async with self._session.log_streams:
                         await reader.read(follow=True)
                     pause = 0.5
             except ClusterError as error:
                 log.debug("log of %s: %s", pod["metadata"]["name"], error)
-                pause = min(pause * 2, POLL_SECONDS)
+                pause = min(pause * 2, self._session.timing.log_poll)
             if ended:
                 return
             await asyncio.sleep(pause)
@@ -212,7 +211,7 @@ class JobLogs:
         finally:
             await self.close()
 
-    async def rest(self, pods: Iterable[Mapping[str, Any]]) -> None:
+    async def rest(self, pods: Iterable[Object]) -> None:
         """Read on from the positions to the end, at full speed; for a worker."""
         for pod in pods:
             if self._wanted(pod):

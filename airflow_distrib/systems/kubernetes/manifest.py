@@ -2,65 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_distrib.backends.kubernetes import pods
-from airflow_distrib.backends.kubernetes.kind import Kind
-from airflow_distrib.backends.kubernetes.merge import merged
-from airflow_distrib.backends.kubernetes.options import QUEUE_LABEL, ClusterConfig, SchedulingPolicy
-from airflow_distrib.backends.kubernetes.pods import MOUNT, SCRATCH
-from airflow_distrib.backends.kubernetes.resource import JOB_LABEL
+from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.core.resources import Replica, RestartPolicy, RunPolicy
+from airflow_distrib.core.identity import PREFIX
+from airflow_distrib.jobs.launcher import Submission
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
+from airflow_distrib.systems.kubernetes import pods
+from airflow_distrib.systems.kubernetes.kind import Kind, Manifest, Object
+from airflow_distrib.systems.kubernetes.merge import KEYS, merged
+from airflow_distrib.systems.kubernetes.options import QUEUE_LABEL, ClusterConfig, SchedulingPolicy
+from airflow_distrib.systems.kubernetes.pods import MOUNT, SCRATCH
+from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy, RunPolicy
 
 SPEC = "spec.json"
 TERMINATION_LOG = "/dev/termination-log"
+JOB_LABEL = f"{PREFIX}job"
 
 # A finished job that nobody fetches, because Airflow is gone, stays for a day.
 TTL_SECONDS = 86400
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a task wants of a cluster besides its config.
+@dataclass(frozen=True, kw_only=True)
+class KubernetesSubmission(Submission):
+    """A resource, and what its pods need beside it.
 
     Attributes:
-        command: program that runs instead of a function; None runs the function.
-        manifest: merged over what is rendered.
-        options: fields of every :class:`~airflow_distrib.runner.spec.Spec`.
-        python: interpreter in the image.
-        deadline_seconds: after how long the cluster itself ends the job.
-        token: what ranks show to their launcher.
+        manifest: the resource; its namespace is empty where the connection decides.
+        specs: files for the runner beside the payload; empty where the image's own command runs.
     """
 
-    identity: JobIdentity
-    namespace: str
-    command: Sequence[str] | None = None
-    manifest: Mapping[str, Any] | None = None
-    runs_function: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
-    python: str = "python3"
-    deadline_seconds: int | None = None
-    token: str = ""
+    kind: Kind
+    manifest: Manifest
+    specs: Mapping[str, Spec] = field(default_factory=dict)
 
-    def name(self, kind: Kind) -> str:
+    def shown(self) -> dict[str, Any]:
+        metadata = {**self.manifest["metadata"]}
+        metadata["namespace"] = metadata["namespace"] or "<the connection's>"
+        return {
+            "name": self.name,
+            "manifest": {**self.manifest, "metadata": metadata},
+            "specs": {name: spec._asdict() for name, spec in self.specs.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request for a job of one kind, as renderers use it."""
+
+    kind: Kind
+    request: JobRequest
+
+    @property
+    def name(self) -> str:
         """The job's name."""
-        return self.identity.name(kind.name_limit)
+        return self.request.identity.name(self.kind.name_limit)
+
+    @property
+    def runs_function(self) -> bool:
+        """Whether ranks call a function."""
+        return self.request.runs_function
+
+    @property
+    def manifest(self) -> Object | None:
+        """The user's own manifest."""
+        own: Object | None = self.request.arguments.get("manifest")
+        return own
 
     def runner_command(self, spec: str = SPEC) -> list[str] | None:
         """What a container runs: the runner with a function, the user's program, or None: what the image says."""
         if self.runs_function:
-            return [self.python, "-u", f"{MOUNT}/runner.pyz", f"{MOUNT}/{spec}"]
-        return list(self.command) if self.command else None
+            return [self.request.python or "python3", "-u", f"{MOUNT}/runner.pyz", f"{MOUNT}/{spec}"]
+        command = self.request.arguments.get("command")
+        return list(command) if command else None
 
-    def secret(self, kind: Kind) -> str | None:
+    @property
+    def secret(self) -> str | None:
         """Name of the Secret with the runner."""
-        return self.name(kind) if self.runs_function else None
+        return self.name if self.runs_function else None
 
     def spec(self, mode: str = specs.ENVIRONMENT, **fields: Any) -> Spec:
         """The runner's spec in a pod."""
@@ -68,28 +93,96 @@ class Task:
             "scratch": SCRATCH,
             "termination_log": TERMINATION_LOG,
             "payload_file": f"{MOUNT}/payload",
-            **self.options,
+            **self.request.options(),
             **fields,
         }
         return Spec(mode, "", **values)
 
 
-def metadata(config: ClusterConfig, task: Task, kind: Kind) -> dict[str, Any]:
+def submission(
+    config: ClusterConfig,
+    job: Job,
+    resource: Manifest,
+    files: Mapping[str, Spec],
+    log_parts: tuple[str, ...] | None = None,
+) -> KubernetesSubmission:
+    """Complete a rendered resource.
+
+    Args:
+        resource: everything but ``apiVersion``, ``kind`` and, unless the resource is a pod
+            itself, ``metadata``.
+        files: specs for the runner.
+
+    Raises:
+        ConfigError: an option that the kind cannot honour, or a manifest that cannot be merged.
+    """
+    _check_supported(config, job.kind)
+    request = job.request
+    own = resource.get("metadata") or {}
+    metadata = _metadata(config, job)
+    for key in ("labels", "annotations"):
+        metadata[key] = {**(own.get(key) or {}), **metadata[key]}
+    whole = {"apiVersion": job.kind.api, "kind": job.kind.kind, **resource, "metadata": metadata}
+    return KubernetesSubmission(
+        identity=request.identity,
+        name=job.name,
+        returns=job.runs_function,
+        payload=request.payload if job.runs_function else None,
+        log=request.shows_log,
+        log_parts=log_parts,
+        named=not job.runs_function,
+        patience=_patience(request),
+        kind=job.kind,
+        manifest=_labelled(_with_own_manifest(whole, job), job),
+        specs=files,
+    )
+
+
+def _patience(request: JobRequest) -> dict[str, Any]:
+    given = request.arguments.get("patience")
+    return given.serialize() if isinstance(given, Config) else {}
+
+
+def _check_supported(config: ClusterConfig, kind: Kind) -> None:
+    for name in sorted(kind.unsupported):
+        outer, _, inner = name.partition(".")
+        value = getattr(config, outer)
+        if inner and value is not None:
+            value = getattr(value, inner)
+        if value is not None:
+            raise ConfigError(name, f"has no effect on a {kind.kind}, which has no such setting; remove it")
+
+
+def _metadata(config: ClusterConfig, job: Job) -> Manifest:
     """Name, labels and annotations of the job."""
-    name = task.name(kind)
-    labels = {**(config.labels or {}), **task.identity.labels(), JOB_LABEL: name}
+    identity = job.request.identity
+    labels = {**(config.labels or {}), **identity.labels(), JOB_LABEL: job.name}
     if config.queue:
         labels[QUEUE_LABEL] = config.queue
-    annotations = {**(config.annotations or {}), **task.identity.annotation()}
-    return {"name": name, "namespace": task.namespace, "labels": labels, "annotations": annotations}
+    annotations = {**(config.annotations or {}), **identity.annotation()}
+    return {"name": job.name, "namespace": config.namespace or "", "labels": labels, "annotations": annotations}
 
 
-def pod_metadata(task: Task, kind: Kind) -> dict[str, Any]:
-    """Labels of the job's pods: the shared watch selects by them."""
-    return {"labels": {**task.identity.labels(), JOB_LABEL: task.name(kind)}}
+def pod_template(config: ClusterConfig, job: Job, replica: Replica | None, role: pods.Role, who: str) -> Manifest:
+    """Pod template of one role.
+
+    Args:
+        who: the role in an error.
+
+    Raises:
+        ConfigError: it has no image, or options exclude each other.
+    """
+    rendered = pods.pod_template(config, replica, role)
+    if not job.manifest and not rendered["spec"]["containers"][0].get("image"):
+        raise ConfigError(
+            "image",
+            f"is required on Kubernetes, and {who} has none: name an image with Python and what your function imports "
+            "(launcher='local' runs without, on the Airflow worker)",
+        )
+    return rendered
 
 
-def run_policy(config: ClusterConfig, task: Task) -> dict[str, Any]:
+def run_policy(config: ClusterConfig, job: Job) -> Manifest:
     """``runPolicy`` of Kubeflow's kinds; what is not set is left to the operator, but for the last lines.
 
     The deadline ends the job even if nobody of Airflow is left to do it; the TTL removes it.
@@ -101,7 +194,7 @@ def run_policy(config: ClusterConfig, task: Task) -> dict[str, Any]:
     values = {
         "cleanPodPolicy": policy.clean_pod_policy.value if policy.clean_pod_policy else None,  # type: ignore[union-attr]
         "ttlSecondsAfterFinished": TTL_SECONDS if ttl is None else int(ttl),
-        "activeDeadlineSeconds": task.deadline_seconds if deadline is None else int(deadline),
+        "activeDeadlineSeconds": job.request.deadline_seconds if deadline is None else int(deadline),
         "backoffLimit": None if policy.backoff_limit is None else int(policy.backoff_limit),
         "suspend": config.suspend,
         "schedulingPolicy": _gang(gang) if gang else None,
@@ -109,7 +202,7 @@ def run_policy(config: ClusterConfig, task: Task) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def restart_policy(config: ClusterConfig, replica: Replica | None, task: Task) -> str:
+def restart_policy(config: ClusterConfig, replica: Replica | None, job: Job) -> str:
     """What is asked for, in the replica or in a pod template; otherwise Never.
 
     Airflow's retries do the same as restarts, and know what went wrong.
@@ -122,14 +215,14 @@ def restart_policy(config: ClusterConfig, replica: Replica | None, task: Task) -
     asked += [(template.get("spec") or {}).get("restartPolicy") for template in templates]
     given = next((each for each in asked if each), RestartPolicy.NEVER)
     policy = given.value if isinstance(given, RestartPolicy) else str(given)
-    if policy == RestartPolicy.ALWAYS.value and task.runs_function:
+    if policy == RestartPolicy.ALWAYS.value and job.runs_function:
         raise ConfigError(
             "restart_policy", "'Always' starts a function again that has returned; use 'OnFailure' or 'Never'"
         )
     return policy
 
 
-def _gang(policy: SchedulingPolicy) -> dict[str, Any]:
+def _gang(policy: SchedulingPolicy) -> Manifest:
     values = {
         "minAvailable": policy.min_available,
         "queue": policy.queue,
@@ -140,21 +233,33 @@ def _gang(policy: SchedulingPolicy) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def finished(rendered: dict[str, Any], task: Task) -> dict[str, Any]:
+def _with_own_manifest(rendered: Manifest, job: Job) -> Manifest:
     """Merge the user's own manifest over what was rendered; name and identity stay ours.
 
     Raises:
         ConfigError: the manifest is of another kind, or sets what is not its to set.
     """
-    own = task.manifest
+    own = job.manifest
     if not own:
         return rendered
     _check_own(own, rendered)
-    whole: dict[str, Any] = merged(rendered, _renamed({"template": own}, {"template": rendered})["template"])
-    for path, before, after in _pods_of(rendered, whole):
-        _check_pod(path, before, after, task)
+    keys = {**KEYS, **job.kind.merge_keys}
+    whole: Manifest = merged(rendered, _with_main_names(own, rendered, job.kind), keys=keys)
+    before = dict(job.kind.templates(rendered))
+    for path, after in job.kind.templates(whole):
+        if path in before:
+            _check_pod(".".join(filter(None, ("manifest", path))), before[path], after, job)
     ours = rendered["metadata"]
     whole["metadata"] = merged(whole["metadata"], {"labels": ours["labels"], "annotations": ours["annotations"]})
+    return whole
+
+
+def _labelled(whole: Manifest, job: Job) -> Manifest:
+    """Label every pod: the shared watch selects by these labels, whatever a user's manifest says."""
+    labels = {**job.request.identity.labels(), JOB_LABEL: job.name}
+    for _, template in job.kind.templates(whole):
+        metadata = template.get("metadata") or {}
+        template["metadata"] = {**metadata, "labels": {**(metadata.get("labels") or {}), **labels}}
     return whole
 
 
@@ -171,39 +276,25 @@ def _check_own(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> None:
             raise ConfigError(f"manifest.{key}", f"must be {rendered[key]!r}; got {own[key]!r}")
     given = own.get("metadata") or {}
     for key in ("name", "namespace", "generateName"):
-        if key in given and given[key] != rendered["metadata"].get(key):
+        if key in given and given[key] != (rendered["metadata"].get(key) or None):
             advice = "set namespace in task_config" if key == "namespace" else "jobs are named after their task"
             raise ConfigError(f"manifest.metadata.{key}", f"leave it out: {advice}")
 
 
-def _renamed(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> dict[str, Any]:
+def _with_main_names(own: Object, rendered: Manifest, kind: Kind) -> Manifest:
     """Give a template's only container the name by which the operator knows the main one."""
-    result = dict(own)
-    for key, value in own.items():
-        ours = rendered.get(key)
-        if key == "template" and isinstance(ours, Mapping) and isinstance(value, Mapping):
-            known = (ours.get("spec") or {}).get("containers")
-            spec = value.get("spec") or {}
-            result[key] = _renamed(value, ours)
-            if known and len(spec.get("containers") or ()) == 1 and pods.may_be_main(spec["containers"][0], known[0]):
-                result[key] |= {"spec": {**spec, "containers": [{**spec["containers"][0], "name": known[0]["name"]}]}}
-        elif isinstance(value, Mapping) and isinstance(ours, Mapping):
-            result[key] = _renamed(value, ours)
-    return result
+    named = copy.deepcopy(dict(own))
+    ours = dict(kind.templates(rendered))
+    for path, template in kind.templates(named):
+        known = ((ours.get(path) or {}).get("spec") or {}).get("containers")
+        containers: list[Manifest] = (template.get("spec") or {}).get("containers") or []
+        if known and len(containers) == 1 and pods.may_be_main(containers[0], known[0]):
+            template["spec"]["containers"] = [{**containers[0], "name": known[0]["name"]}]
+    return named
 
 
-def _pods_of(rendered: Any, whole: Any, path: str = "manifest") -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Every pod template, as rendered and after the merge, with its place."""
-    for key, value in rendered.items():
-        if key == "template":
-            yield f"{path}.template", value, whole[key]
-        elif isinstance(value, dict) and isinstance(whole.get(key), dict):
-            yield from _pods_of(value, whole[key], f"{path}.{key}")
-
-
-def _check_pod(path: str, before: dict[str, Any], after: dict[str, Any], task: Task) -> None:
-    """The watch finds pods by their labels, and the runner is the command of a function's."""
-    after["metadata"] = merged(after.get("metadata") or {}, {"labels": before["metadata"]["labels"]})
+def _check_pod(path: str, before: Manifest, after: Manifest, job: Job) -> None:
+    """Main containers need an image, and with a function they run the runner."""
     containers = after["spec"].get("containers") or []
     main, old = containers[0], before["spec"]["containers"][0]
     if not main.get("image"):
@@ -211,37 +302,7 @@ def _check_pod(path: str, before: dict[str, Any], after: dict[str, Any], task: T
             f"{path}.spec.containers",
             f"the container {main['name']!r} has no image; name it so in the manifest, or set image",
         )
-    if task.runs_function and any(main.get(key) != old.get(key) for key in ("command", "args")):
+    if job.runs_function and any(main.get(key) != old.get(key) for key in ("command", "args")):
         raise ConfigError(
             f"{path}.spec.containers[0].command", "is the runner's when there is a function; leave one out"
-        )
-
-
-def replica_type(name: str, replicas: int, template: Mapping[str, Any], restart_policy: str) -> dict[str, Any]:
-    """One entry of Kubeflow's ``...ReplicaSpecs``."""
-    return {name: {"replicas": replicas, "restartPolicy": restart_policy, "template": dict(template)}}
-
-
-def replicas_of(manifest: Mapping[str, Any], specs_name: str, role: str) -> Any:
-    """Replicas of a role in a user's own manifest; None where it has no such role."""
-    place = manifest.get("spec") or {}
-    for key in (specs_name, role):
-        place = place.get(key) if isinstance(place, Mapping) else None
-        if place is None:
-            return None
-    return place.get("replicas", 1) if isinstance(place, Mapping) else None
-
-
-def needs_image(template: Mapping[str, Any], role: str) -> None:
-    """Raise unless the main container of a template has an image.
-
-    Raises:
-        ConfigError: it has none.
-    """
-    container = template["spec"]["containers"][0]
-    if not container.get("image"):
-        raise ConfigError(
-            "image",
-            f"is required on Kubernetes, and {role} has none: name an image with Python and what your function imports "
-            "(launcher='local' runs without, on the Airflow worker)",
         )

@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from airflow_distrib.core import config, podfields, resources
+from airflow_distrib.core import config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import PREFIX
-from airflow_distrib.core.resources import Replica, RunPolicy
+from airflow_distrib.systems.kubernetes import podfields, resources
+from airflow_distrib.systems.kubernetes.resources import Replica, RunPolicy
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

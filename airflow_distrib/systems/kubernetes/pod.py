@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from airflow_distrib.backends.kubernetes.kind import Kind
 from airflow_distrib.core.status import JobState, JobStatus
+from airflow_distrib.systems.kubernetes.kind import Kind, Manifest, Object, seconds
 
 _PHASES = {
     "Pending": JobState.QUEUED,
@@ -18,7 +17,7 @@ _PHASES = {
 }
 
 
-def read(resource: Mapping[str, Any]) -> JobStatus:
+def read(resource: Object) -> JobStatus:
     """Read the phase; a pod behind a scheduling gate (Kueue's) is suspended."""
     status = resource.get("status") or {}
     gated = any(each.get("reason") == "SchedulingGated" for each in status.get("conditions") or ())
@@ -26,6 +25,19 @@ def read(resource: Mapping[str, Any]) -> JobStatus:
     if gated and state is JobState.QUEUED:
         state = JobState.SUSPENDED
     return JobStatus(state, str(status.get("reason") or ""), str(status.get("message") or ""))
+
+
+def ended_at(resource: Object) -> float | None:
+    """When the last container ended; a pod that never had one does not tell."""
+    statuses = (resource.get("status") or {}).get("containerStatuses") or ()
+    ends = [seconds(((each.get("state") or {}).get("terminated") or {}).get("finishedAt")) for each in statuses]
+    return max(ends, default=0.0) or None
+
+
+def templates(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
+    """The pod itself."""
+    if manifest.get("spec") is not None:
+        yield "", manifest
 
 
 POD = Kind(
@@ -36,5 +48,15 @@ POD = Kind(
     name_limit=63,
     container="rank",
     read=read,
+    keep=lambda _: {},
     expected_pods=lambda _: 1,
+    role=lambda *_: "pod",
+    ended_at=ended_at,
+    templates=templates,
+    unsupported=frozenset(
+        {
+            *("run_policy.clean_pod_policy", "run_policy.ttl_seconds_after_finished", "run_policy.backoff_limit"),
+            *("suspend", "scheduling_policy"),
+        }
+    ),
 )

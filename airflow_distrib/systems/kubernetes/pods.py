@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_distrib.backends.kubernetes.merge import merged
-from airflow_distrib.backends.kubernetes.options import ClusterConfig
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, Resources
+from airflow_distrib.systems.kubernetes.merge import merged
+from airflow_distrib.systems.kubernetes.options import ClusterConfig
+from airflow_distrib.systems.kubernetes.resources import Replica, Resources
 
 # Where a pod finds the runner, its spec and the payload (a Secret), and where it may write.
 MOUNT = "/airflow-distrib/job"
@@ -41,13 +41,11 @@ class Role:
     port: int | None = None
 
 
-def pod_template(
-    config: ClusterConfig, replica: Replica | None, role: Role, metadata: Mapping[str, Any]
-) -> dict[str, Any]:
+def pod_template(config: ClusterConfig, replica: Replica | None, role: Role) -> dict[str, Any]:
     """Render one replica's template.
 
     In this order, each over the one before: the job's pod template, the job's options, the
-    replica's pod template, the replica's options, what the runner needs, this package's labels.
+    replica's pod template, the replica's options, what the runner needs.
     """
     _check_shared_memory(config, replica, role)
     common = _layer(config.pod_template or {}, role, _pod(config), _container(config), {})
@@ -56,8 +54,7 @@ def pod_template(
     own = _layer(
         (replica.pod_template if replica else None) or {}, role, {}, _own(replica), common["spec"]["containers"][0]
     )
-    runner = {"spec": _runners_pod(role), "metadata": metadata}
-    whole = merged(merged(common, own), runner)
+    whole = merged(merged(common, own), {"spec": _runners_pod(role)})
     spec = whole["spec"]
     spec["containers"][0] = merged(spec["containers"][0], _runners_container(role, spec["containers"][0]))
     return {"metadata": {key: value for key, value in whole["metadata"].items() if value}, "spec": spec}

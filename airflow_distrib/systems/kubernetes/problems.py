@@ -1,4 +1,4 @@
-"""What is wrong with a job's pods, and what to do about it: pure, from what the API says of them.
+"""What is wrong with a job's pods, and what to do about it: pure, from what the API returns.
 
 Reasons are those of kubelet and scheduler in Kubernetes 1.34:
 ``pkg/kubelet/images/types.go``, ``pkg/kubelet/kuberuntime``, ``pkg/apis/core/types.go``.
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check, Config
-from airflow_distrib.core.status import Problem, Retry
-
-Pod = Mapping[str, Any]
+from airflow_distrib.core.status import Category, JobStatus, Problem, Retry
+from airflow_distrib.systems.kubernetes.kind import Object
 
 PREEMPTED = frozenset(
     {"Preempted", "Evicted", "Shutdown", "Terminated", "NodeShutdown", "NodeAffinity", "TerminationByKubelet"}
@@ -29,7 +27,7 @@ UNSCHEDULABLE, QUOTA, IMAGE_PULL, INVALID_IMAGE = (
     "InvalidImageName",
 )
 CONTAINER_CONFIG, CONTAINER_CREATE, NOT_READY = "CreateContainerConfigError", "CreateContainerError", "VolumeNotMounted"
-NOT_SEEN, PODS_REFUSED = "NoController", "PodsRefused"
+NOT_SEEN, PODS_REFUSED, DELETED = "NoController", "PodsRefused", "Deleted"
 
 
 class Patience(Config):
@@ -59,7 +57,7 @@ class Patience(Config):
     )
 
     def of(self, reason: str) -> float | None:
-        """Seconds for a reason; those that no waiting mends get none."""
+        """Seconds for a reason; those that waiting cannot help get none."""
         field = _PATIENCE.get(reason)
         value = getattr(self, field) if field else 0.0
         return None if value is None else float(value)
@@ -92,7 +90,7 @@ _WAITING = {
 _ADVICE = {
     IMAGE_PULL: "see that the image exists, that its registry is reachable from the nodes, and that image_pull_secrets "
     "name a login for it",
-    INVALID_IMAGE: "mend the image's name",
+    INVALID_IMAGE: "fix the image name",
     CONTAINER_CONFIG: "create the Secret or ConfigMap that it names, in the job's namespace",
     CONTAINER_CREATE: "see that the command exists in the image",
     UNSCHEDULABLE: "ask for less, for another kind of node, or raise patience.unschedulable if nodes are still to come",
@@ -102,28 +100,21 @@ _ADVICE = {
 }
 
 
-def pending(pods: Iterable[Pod]) -> Iterator[tuple[str, Problem, float]]:
-    """What keeps pods from running: name of the pod, the problem, since when (seconds since the epoch)."""
+def pending(pods: Iterable[Object]) -> Iterator[tuple[str, Problem]]:
+    """What keeps pods from running: name of the pod, and the problem."""
     for pod in pods:
         status = pod.get("status") or {}
         if status.get("phase") in ("Succeeded", "Failed") or pod.get("deleted"):
             continue
         name = str(pod["metadata"]["name"])
-        for problem, since in _of_pod(pod, status):
-            yield name, problem, since
+        for problem in _of_pod(name, status):
+            yield name, problem
 
 
-def _of_pod(pod: Pod, status: Mapping[str, Any]) -> Iterator[tuple[Problem, float]]:
-    created = seconds(pod["metadata"].get("creationTimestamp"))
-    name = pod["metadata"]["name"]
+def _of_pod(name: str, status: Object) -> Iterator[Problem]:
     scheduled = next((each for each in status.get("conditions") or () if each["type"] == "PodScheduled"), None)
     if scheduled and scheduled["status"] == "False" and scheduled.get("reason") == "Unschedulable":
-        yield (
-            _problem(UNSCHEDULABLE, f"pod {name}: {scheduled.get('message', '')}"),
-            seconds(scheduled.get("lastTransitionTime")) or created,
-        )
-    # When a pod was bound to a node its containers begin to be made.
-    bound = seconds((scheduled or {}).get("lastTransitionTime")) or created
+        yield _problem(UNSCHEDULABLE, f"pod {name}: {scheduled.get('message', '')}")
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
         known = _WAITING.get(str(waiting.get("reason")))
@@ -133,69 +124,78 @@ def _of_pod(pod: Pod, status: Mapping[str, Any]) -> Iterator[tuple[Problem, floa
         if reason == IMAGE_PULL and "invalid reference format" in str(waiting.get("message")):
             # containerd finds out what kubelet did not.
             reason, retry = INVALID_IMAGE, Retry.CANNOT_HELP
-        said = _short(str(waiting.get("message") or waiting.get("reason")))
+        text = _short(str(waiting.get("message") or waiting.get("reason")))
         image = f" (image {container.get('image')})" if reason in (IMAGE_PULL, INVALID_IMAGE) else ""
-        yield _problem(reason, f"container {container['name']} of pod {name}{image}: {said}", retry), bound
+        yield _problem(reason, f"container {container['name']} of pod {name}{image}: {text}", retry)
 
 
-def from_events(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Problem, float]]:
-    """What events say of pods that could not be made, or not be given their volumes."""
-    for event in events:
-        message = str(event.get("message", ""))
-        since = seconds(
-            event.get("firstTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp")
-        )
-        if event.get("type") != "Warning":
-            continue
-        if "exceeded quota" in message:
-            yield _problem(QUOTA, _short(message)), since
-        elif event.get("reason") in ("FailedCreate", "FailedCreatePod", "FailedCreatePods"):
-            yield _problem(PODS_REFUSED, _short(message)), since
-        elif event.get("reason") in ("FailedMount", "FailedAttachVolume"):
-            yield _problem(NOT_READY, _short(message)), since
-        elif event.get("reason") == "ValidationError":
-            yield _problem("SpecRejected", _short(message), Retry.CANNOT_HELP), since
-
-
-def not_seen(kind: str, since: float) -> tuple[Problem, float]:
-    """A resource that no controller has touched."""
-    return _problem(NOT_SEEN, f"no controller has looked at this {kind} yet"), since
-
-
-def ended(pods: Iterable[Pod]) -> Problem | None:
-    """What ended pods from outside: eviction, preemption, a node that went away."""
-    for pod in pods:
-        for reason, message in _disruptions(pod.get("status") or {}):
-            text = f"pod {pod['metadata']['name']}: {reason}: {message or 'no further word'}"
-            if reason in PREEMPTED or "Preempt" in reason or reason == "EvictionByEvictionAPI":
-                return Problem("Preempted", text, "retry it, or give it more priority")
-            if reason in NODE_LOST:
-                return Problem("NodeLost", text, "retry it")
+def from_event(event: Object) -> Problem | None:
+    """What a warning means for pods that could not be created, or not be given their volumes."""
+    message, reason = str(event.get("message", "")), event.get("reason")
+    if event.get("type") != "Warning":
+        return None
+    if "exceeded quota" in message:
+        return _problem(QUOTA, _short(message))
+    if reason in ("FailedCreate", "FailedCreatePod", "FailedCreatePods"):
+        return _problem(PODS_REFUSED, _short(message))
+    if reason in ("FailedMount", "FailedAttachVolume"):
+        return _problem(NOT_READY, _short(message))
+    if reason == "ValidationError":
+        return _problem("SpecRejected", _short(message), Retry.CANNOT_HELP)
     return None
 
 
-def _disruptions(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def not_seen(kind: str) -> Problem:
+    """A resource that no controller has touched."""
+    return _problem(NOT_SEEN, f"no controller has looked at this {kind} yet")
+
+
+def deleted(kind: str, name: str, pods: Iterable[Object]) -> Problem:
+    """A job that somebody else deleted."""
+    cause = ended(pods)
+    text = f"the {kind} {name} was deleted before its result was read, and not by this task"
+    message = f"{text}; {cause.message}" if cause else text
+    return Problem(DELETED, message, "find out who deletes it, then retry", category=Category.LOST)
+
+
+def failed(status: JobStatus) -> Problem:
+    """A job that failed, of which nobody else knows why."""
+    message = status.message or "its controller gives no reason"
+    if "deadline" in message.lower() or status.reason == "DeadlineExceeded":
+        advice = "raise run_policy.active_deadline_seconds or execution_timeout"
+        return Problem("TimedOut", message, advice, category=Category.TIMED_OUT)
+    return Problem(status.reason or "JobFailed", message)
+
+
+def ended(pods: Iterable[Object]) -> Problem | None:
+    """What ended pods from outside: eviction, preemption, a node that went away."""
+    for pod in pods:
+        for reason, message in _disruptions(pod.get("status") or {}):
+            text = f"pod {pod['metadata']['name']}: {reason}: {message or 'without a message'}"
+            if reason in PREEMPTED or "Preempt" in reason or reason == "EvictionByEvictionAPI":
+                return Problem("Preempted", text, "retry it, or give it more priority", category=Category.PREEMPTED)
+            if reason in NODE_LOST:
+                return Problem("NodeLost", text, "retry it", category=Category.LOST)
+    return None
+
+
+def _disruptions(status: Object) -> Iterator[tuple[str, str]]:
     """Reasons and messages of a pod's status, and of its condition ``DisruptionTarget``."""
-    told = [status]
-    told += [
+    found = [status]
+    found += [
         each
         for each in status.get("conditions") or ()
         if each["type"] == "DisruptionTarget" and each["status"] == "True"
     ]
-    for each in told:
+    for each in found:
         if each.get("reason"):
             yield str(each["reason"]), str(each.get("message") or "")
 
 
 def _problem(reason: str, message: str, retry: Retry = Retry.MAY_HELP) -> Problem:
-    return Problem(reason, message, _ADVICE.get(reason, ""), retry)
+    return Problem(reason, message, _ADVICE.get(reason, ""), retry, Category.NOT_STARTED)
 
 
 def _short(text: str) -> str:
     # Kubelet repeats itself: 'rpc error: code = NotFound desc = failed to pull ...: failed to ...'.
     return re.sub(r"\s+", " ", text)[:600]
-
-
-def seconds(time: Any) -> float:
-    """Seconds since the epoch for a time of the API; 0 for none."""
-    return datetime.fromisoformat(str(time).replace("Z", "+00:00")).timestamp() if time else 0.0

@@ -1,15 +1,46 @@
-"""All kinds of jobs on Kubernetes, by the key in their references."""
+"""All kinds of jobs on Kubernetes, and the rights that they need: made from the catalogue."""
 
 from __future__ import annotations
 
-from airflow_distrib.backends.kubernetes.kind import Kind
-from airflow_distrib.backends.mpijob.status import MPIJOB, MPIJOB_V1
-from airflow_distrib.backends.pod.status import POD
-from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
+from collections.abc import Iterator
+from typing import NamedTuple
 
-KINDS = {kind.key: kind for kind in (PYTORCHJOB, MPIJOB, MPIJOB_V1, POD)}
+from airflow_distrib import catalogue
+from airflow_distrib.systems.kubernetes.kind import Kind
+
+
+class Right(NamedTuple):
+    """What an account has to be allowed to do with a resource."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+
+
+# What every kind of job needs besides its own resource.
+_COMMON = (
+    Right("", "pods", ("list", "watch")),
+    Right("", "pods/log", ("get",)),
+    Right("", "events", ("list",)),
+    Right("", "secrets", ("create",)),
+)
+
+
+def kinds() -> Iterator[Kind]:
+    """Every kind that a row of the catalogue names, once."""
+    for path in dict.fromkeys(path for entry in catalogue.ENTRIES for path in entry.kinds):
+        kind: Kind = catalogue.load(path)
+        yield kind
 
 
 def kind_named(key: str) -> Kind:
     """The kind of a job reference."""
-    return KINDS[key]
+    return next(kind for kind in kinds() if kind.key == key)
+
+
+def rights() -> tuple[Right, ...]:
+    """Everything that the package asks of the API server; ``docs/rbac.yaml`` grants just this."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for group, resource, verbs in (*_COMMON, *((kind.group, kind.plural, kind.verbs) for kind in kinds())):
+        found.setdefault((group, resource), {}).update(dict.fromkeys(verbs))
+    return tuple(Right(group, resource, tuple(verbs)) for (group, resource), verbs in found.items())

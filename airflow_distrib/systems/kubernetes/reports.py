@@ -7,12 +7,11 @@ import signal
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_distrib.backends.kubernetes.kind import Kind, role_of
-from airflow_distrib.backends.kubernetes.problems import seconds
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable
 from airflow_distrib.runner.process import signal_name
+from airflow_distrib.systems.kubernetes.kind import Kind, Object, seconds
 
 CONTAINER_FAILED = "ContainerFailed"
 START_FAILED = "ContainerStartFailed"
@@ -21,17 +20,17 @@ START_FAILED = "ContainerStartFailed"
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
 
 
-def of_pods(kind: Kind, job: str, pods: Iterable[Mapping[str, Any]]) -> list[Outcome]:
+def of_pods(kind: Kind, job: str, pods: Iterable[Object]) -> list[Outcome]:
     """Outcomes of the pods that report and have ended, in the order of their names."""
     found = []
     for pod in sorted(pods, key=lambda each: str(each["metadata"]["name"])):
-        role = role_of(job, pod)
+        role = kind.role(job, pod)
         if kind.reports(role) and (outcome := of_pod(kind, role, pod)) is not None:
             found.append(outcome)
     return found
 
 
-def of_pod(kind: Kind, role: str, pod: Mapping[str, Any]) -> Outcome | None:
+def of_pod(kind: Kind, role: str, pod: Object) -> Outcome | None:
     """How one pod's main container ended; None while it runs, or when only its log can tell."""
     ended = ending(kind, pod)
     if ended is None:
@@ -52,7 +51,7 @@ def of_pod(kind: Kind, role: str, pod: Mapping[str, Any]) -> Outcome | None:
     )
 
 
-def ending(kind: Kind, pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def ending(kind: Kind, pod: Object) -> Object | None:
     """The main container's ``terminated`` state; None while it runs or is to run again."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     main = next((each for each in statuses if each["name"] == kind.container), None)
@@ -65,7 +64,7 @@ def ending(kind: Kind, pod: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return ended if isinstance(ended, Mapping) else None
 
 
-def _cause(role: str, ended: Mapping[str, Any], code: int) -> dict[str, Any]:
+def _cause(role: str, ended: Object, code: int) -> dict[str, Any]:
     reason = str(ended.get("reason") or "")
     said = str(ended.get("message") or "").strip()
     if reason == "OOMKilled":

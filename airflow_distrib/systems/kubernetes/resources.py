@@ -8,9 +8,10 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, ClassVar
 
-from airflow_distrib.core import config, podfields
+from airflow_distrib.core import config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.kubernetes import podfields
 
 # Kubernetes quantities, such as 500m, 2, 1.5, 4Gi or 1e3.
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/

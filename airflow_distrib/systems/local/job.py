@@ -19,15 +19,12 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from airflow_distrib.backends.local.plan import LocalPlan
 from airflow_distrib.core import archive
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.reference import JobRef
 from airflow_distrib.runner import process, report
 from airflow_distrib.runner.lines import LineSplitter, RankLine, parse
 from airflow_distrib.runner.outcome import Outcome
-
-SYSTEM = "local"
+from airflow_distrib.systems.local.plan import LocalPlan
 
 # The supervisor ends within its grace period; after this much longer it is killed too.
 _PATIENCE_SECONDS = 2.0
@@ -62,18 +59,27 @@ def port_for(plan: LocalPlan) -> int | None:
 class LocalJob:
     """A running supervisor with its processes."""
 
-    def __init__(self, supervisor: asyncio.subprocess.Process, directory: Path, name: str, grace: float) -> None:
+    def __init__(self, supervisor: asyncio.subprocess.Process, directory: Path, grace: float) -> None:
         self._supervisor = supervisor
-        self._directory = directory
+        self.directory = directory
         self._grace = grace
         self._closed = False
         self.pid, self.host = supervisor.pid, socket.gethostname()
-        uid = f"{self.pid}:{process.start_time(self.pid)}"
-        self.ref = JobRef(SYSTEM, name, uid, {"host": self.host, "directory": str(directory)})
+        # The start time tells it from another process that gets the same pid later.
+        self.uid = f"{self.pid}:{process.start_time(self.pid)}"
+
+    @property
+    def returncode(self) -> int | None:
+        """The supervisor's exit status; None while it runs."""
+        return self._supervisor.returncode
+
+    async def wait(self) -> int:
+        """Wait for the supervisor's end."""
+        return await self._supervisor.wait()
 
     @classmethod
     async def start(
-        cls, plan: LocalPlan, payload: bytes, *, name: str, python: str | None = None, options: Mapping[str, Any]
+        cls, plan: LocalPlan, payload: bytes, *, python: str | None = None, options: Mapping[str, Any]
     ) -> Self:
         """Write the job's folder and start its supervisor.
 
@@ -107,7 +113,7 @@ class LocalJob:
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        return cls(supervisor, directory, name, spec.grace_seconds)
+        return cls(supervisor, directory, spec.grace_seconds)
 
     async def lines(self) -> AsyncIterator[RankLine]:
         """Lines of the chosen ranks as they come, until the job is over."""
@@ -122,7 +128,7 @@ class LocalJob:
     async def outcomes(self) -> tuple[int, list[Outcome]]:
         """Wait for the end; return the supervisor's exit status and what it left."""
         code = await self._supervisor.wait()
-        return code, report.collect(str(self._directory))
+        return code, report.collect(str(self.directory))
 
     def terminate(self) -> None:
         """Ask the job to stop; returns at once and may be called from a signal handler."""
@@ -145,7 +151,7 @@ class LocalJob:
         finally:
             await self._let_trackers_end()
             _kill_group(self.pid)
-            shutil.rmtree(self._directory, ignore_errors=True)
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     async def _let_trackers_end(self) -> None:
         """Python's resource trackers outlive their process by a moment, to remove its semaphores."""
@@ -170,15 +176,24 @@ def _kill_group(group: int) -> None:
         return
 
 
-def remove(ref: JobRef) -> bool:
-    """Kill a job that an earlier try left behind; False when it is on another host.
+def is_alive(uid: str) -> bool:
+    """Whether a job's supervisor still runs on this machine."""
+    pid, _, started = uid.partition(":")
+    return process.start_time(int(pid)) == started
 
-    The start time is compared, so that another process with the same pid is never hit.
+
+async def end(uid: str, directory: Path, *, at_once: bool) -> bool:
+    """End a job that another process, or another event loop, has started; returns whether it is gone.
+
+    Args:
+        at_once: kill it and remove its folder; otherwise its supervisor is asked to do so.
     """
-    if ref.address.get("host") != socket.gethostname():
+    group = int(uid.partition(":")[0])
+    if is_alive(uid) and not at_once:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(group, signal.SIGTERM)
         return False
-    pid, _, started = ref.uid.partition(":")
-    if process.start_time(int(pid)) == started:
-        _kill_group(int(pid))
-    shutil.rmtree(ref.address["directory"], ignore_errors=True)
+    if is_alive(uid):
+        _kill_group(group)
+    shutil.rmtree(directory, ignore_errors=True)
     return True

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from airflow_distrib.backends.kubernetes.options import ClusterConfig
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, RestartPolicy
+from airflow_distrib.systems.kubernetes.options import ClusterConfig
+from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy
 
 OPEN_MPI, INTEL, MPICH = "OpenMPI", "Intel", "MPICH"
 V1, V2 = "kubeflow.org/v1", "kubeflow.org/v2beta1"
@@ -71,7 +71,7 @@ class MPIJob(ClusterConfig):
         num_launcher_replicas: deprecated; there is always one launcher.
 
     All other options are those of every job on Kubernetes:
-    :class:`~airflow_distrib.backends.kubernetes.options.ClusterConfig`.
+    :class:`~airflow_distrib.systems.kubernetes.options.ClusterConfig`.
     """
 
     worker: Replica | Mapping[str, Any] | None = None

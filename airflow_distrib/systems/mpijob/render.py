@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Mapping
 from typing import Any
 
-from airflow_distrib.backends.kubernetes import manifest, pods
-from airflow_distrib.backends.kubernetes.kind import Rendered
-from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.kubernetes.options import cluster_only
-from airflow_distrib.backends.local.plan import LocalPlan
-from airflow_distrib.backends.mpijob.config import DEFAULT_ARGUMENTS, OPEN_MPI, V1, MPIJob
-from airflow_distrib.backends.mpijob.status import MPIJOB, MPIJOB_V1
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, RestartPolicy, amount
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import collector
 from airflow_distrib.runner import spec as specs
+from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods
+from airflow_distrib.systems.kubernetes.kind import Manifest, Object
+from airflow_distrib.systems.kubernetes.manifest import Job, KubernetesSubmission
+from airflow_distrib.systems.kubernetes.options import cluster_only
+from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy, amount
+from airflow_distrib.systems.local.plan import LocalPlan
+from airflow_distrib.systems.mpijob.config import DEFAULT_ARGUMENTS, OPEN_MPI, V1, MPIJob
+from airflow_distrib.systems.mpijob.status import MPIJOB, MPIJOB_V1, REPLICAS
 
 LAUNCHER_SPEC = "launcher.json"
 # Where both operators mount the list of workers.
@@ -31,60 +34,59 @@ _MPI_ONLY = (
 )
 
 
-def local_plan(config: MPIJob, rendezvous_id: str) -> LocalPlan:
+def local(config: MPIJob, request: JobRequest) -> LocalPlan:
     """Render for the local launcher: all ranks on this machine, without mpirun."""
-    del rendezvous_id
+    del request
     idle = cluster_only(config) + [name for name in _MPI_ONLY if getattr(config, name) is not None]
     return LocalPlan(specs.RANKS, config.world_size, env=config.env or {}, not_applied=tuple(idle))
 
 
-def cluster(config: MPIJob, task: Task) -> Rendered:
+def kubernetes(config: MPIJob, request: JobRequest) -> KubernetesSubmission:
     """Render for Kubernetes."""
-    kind = MPIJOB_V1 if config.api_version == V1 else MPIJOB
+    job = Job(MPIJOB_V1 if config.api_version == V1 else MPIJOB, request)
     worker = config.worker
     assert isinstance(worker, Replica)
     launcher = config.launcher if isinstance(config.launcher, Replica) else Replica()
-    policy = manifest.restart_policy(config, launcher, task)
-    pod = _launcher(config, task, launcher)
-    roles = manifest.replica_type("Launcher", 1, pod, policy)
-    roles |= manifest.replica_type(
+    policy = manifest.restart_policy(config, launcher, job)
+    pod = _launcher(config, job, launcher)
+    roles = kubeflow.replica_type("Launcher", 1, pod, policy)
+    roles |= kubeflow.replica_type(
         "Worker",
         int(worker.replicas or 0),
-        _worker(config, task, worker),
-        manifest.restart_policy(config, worker, task),
+        _worker(config, job, worker),
+        manifest.restart_policy(config, worker, job),
     )
-    wanted: dict[str, Any] = {
+    spec = _spec(config, job, roles, policy)
+    names = [each["name"] for each in pod["spec"]["containers"][0].get("env") or ()]
+    whole = manifest.submission(config, job, {"spec": spec}, _files(config, job, names), ("launcher",))
+    _check_size(whole.manifest["spec"], spec)
+    return whole
+
+
+def _spec(config: MPIJob, job: Job, roles: Manifest, policy: str) -> Manifest:
+    spec: Manifest = {
         "slotsPerWorker": int(config.slots),
-        "runPolicy": manifest.run_policy(config, task),
-        "mpiReplicaSpecs": roles,
+        "runPolicy": manifest.run_policy(config, job),
+        REPLICAS: roles,
     }
     # The workers' SSH servers run on after the launcher has ended.
-    wanted["runPolicy"].setdefault("cleanPodPolicy", "Running")
+    spec["runPolicy"].setdefault("cleanPodPolicy", "Running")
     if policy == RestartPolicy.NEVER.value:
         # A function that failed fails again; mpirun itself waits for the workers.
-        wanted["runPolicy"].setdefault("backoffLimit", 0)
-    if kind is MPIJOB:
-        wanted["mpiImplementation"] = config.implementation or OPEN_MPI
-        wanted["launcherCreationPolicy"] = config.launcher_creation_policy or "WaitForWorkersReady"
+        spec["runPolicy"].setdefault("backoffLimit", 0)
+    if job.kind is MPIJOB:
+        spec["mpiImplementation"] = config.implementation or OPEN_MPI
+        spec["launcherCreationPolicy"] = config.launcher_creation_policy or "WaitForWorkersReady"
         if config.ssh_auth_mount_path:
-            wanted["sshAuthMountPath"] = config.ssh_auth_mount_path
+            spec["sshAuthMountPath"] = config.ssh_auth_mount_path
         if config.run_launcher_as_worker:
-            wanted["runLauncherAsWorker"] = True
-    resource = {
-        "apiVersion": kind.api,
-        "kind": kind.kind,
-        "metadata": manifest.metadata(config, task, kind),
-        "spec": wanted,
-    }
-    whole = manifest.finished(resource, task)
-    _check_size(whole["spec"], wanted)
-    names = [each["name"] for each in pod["spec"]["containers"][0].get("env") or ()]
-    return Rendered(kind, whole, _specs(config, task, names), ("launcher",))
+            spec["runLauncherAsWorker"] = True
+    return spec
 
 
-def _check_size(whole: dict[str, Any], rendered: dict[str, Any]) -> None:
+def _check_size(whole: Manifest, rendered: Manifest) -> None:
     """Mpirun starts as many ranks as the config says."""
-    for path in (("slotsPerWorker",), ("mpiReplicaSpecs", "Worker", "replicas")):
+    for path in (("slotsPerWorker",), (REPLICAS, "Worker", "replicas")):
         ours, theirs = rendered, whole
         for key in path:
             ours, theirs = ours[key], theirs[key]
@@ -93,22 +95,23 @@ def _check_size(whole: dict[str, Any], rendered: dict[str, Any]) -> None:
             raise ConfigError(f"manifest.spec.{'.'.join(path)}", f"is {theirs}, but {field} says {ours}; leave it out")
 
 
-def _specs(config: MPIJob, task: Task, names: list[str]) -> dict[str, specs.Spec]:
+def _files(config: MPIJob, job: Job, names: list[str]) -> dict[str, specs.Spec]:
     """One file for the launcher, one for the ranks, which report to it."""
-    if not task.runs_function:
+    if not job.runs_function:
         return {}
-    launcher = task.spec(
+    token = secrets.token_hex(16)
+    launcher = job.spec(
         specs.LAUNCHER,
-        token=task.token,
-        command=mpirun(config, _exports(task, names)),
-        exports=_exports(task, names) if _implementation(config) == OPEN_MPI else [],
-        program=task.runner_command(),
+        token=token,
+        command=mpirun(config, _exports(job, names)),
+        exports=_exports(job, names) if _implementation(config) == OPEN_MPI else [],
+        program=job.runner_command(),
         hostfile=HOSTFILE if config.api_version != V1 else None,
         ssh_port=int(config.ssh_port or SSH_PORT),
         # The ranks have chosen already what they print.
         log_ranks=None,
     )
-    rank = task.spec(specs.ENVIRONMENT, token=task.token, reports=True, termination_log=None)
+    rank = job.spec(specs.ENVIRONMENT, token=token, reports=True, termination_log=None)
     return {LAUNCHER_SPEC: launcher, manifest.SPEC: rank}
 
 
@@ -124,20 +127,23 @@ def _implementation(config: MPIJob) -> str:
     return config.implementation or OPEN_MPI
 
 
-def _exports(task: Task, names: list[str]) -> list[str]:
+def _exports(job: Job, names: list[str]) -> list[str]:
     """An SSH server gives its processes a new environment; what the ranks need has to be named."""
-    ours = [collector.ADDRESS] if task.runs_function else []
+    ours = [collector.ADDRESS] if job.runs_function else []
     return ["PATH", "LD_LIBRARY_PATH", *(name for name in names if name != collector.POD_IP), *ours]
 
 
-def _launcher(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
-    command = task.runner_command(LAUNCHER_SPEC)
+def _launcher(config: MPIJob, job: Job, replica: Replica) -> Manifest:
+    command = job.runner_command(LAUNCHER_SPEC)
     own_address = {"name": collector.POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
-    role = pods.Role(MPIJOB.container, command, task.secret(MPIJOB), env=(own_address,) if task.runs_function else ())
-    rendered = _template(config, task, replica, role, "the launcher")
-    if command is not None and not task.runs_function:
-        main = rendered["spec"]["containers"][0]
-        variables = [name for name in _exports(task, [v["name"] for v in main.get("env") or ()]) if name != _LIBRARIES]
+    role = pods.Role(MPIJOB.container, command, job.secret, env=(own_address,) if job.runs_function else ())
+    rendered = manifest.pod_template(config, job, replica, role, "the launcher")
+    main = rendered["spec"]["containers"][0]
+    limits = main.get("resources", {}).get("limits", {})
+    if not config.run_launcher_as_worker and any("gpu" in name and amount(most) > 0 for name, most in limits.items()):
+        raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; leave it out")
+    if command is not None and not job.runs_function:
+        variables = [name for name in _exports(job, [v["name"] for v in main.get("env") or ()]) if name != _LIBRARIES]
         exports = [word for name in variables for word in ("-x", name)] if _implementation(config) == OPEN_MPI else []
         main["command"] = [*mpirun(config, [*variables, _LIBRARIES]), *exports, *_program(command)]
     return rendered
@@ -149,20 +155,16 @@ def _program(command: list[str]) -> list[str]:
     return command
 
 
-def _worker(config: MPIJob, task: Task, replica: Replica) -> dict[str, Any]:
+def _worker(config: MPIJob, job: Job, replica: Replica) -> Manifest:
     # Without a command the operator starts the SSH server (or, in v1, sleeps).
     port = None if config.api_version == V1 else int(config.ssh_port or SSH_PORT)
-    role = pods.Role(MPIJOB.container, None, task.secret(MPIJOB), port=port)
-    return _template(config, task, replica, role, "a worker")
+    role = pods.Role(MPIJOB.container, None, job.secret, port=port)
+    return manifest.pod_template(config, job, replica, role, "a worker")
 
 
-def _template(config: MPIJob, task: Task, replica: Replica, role: pods.Role, who: str) -> dict[str, Any]:
-    rendered = pods.pod_template(config, replica, role, manifest.pod_metadata(task, MPIJOB))
-    if not task.manifest:
-        manifest.needs_image(rendered, who)
-    container = rendered["spec"]["containers"][0]
-    idle = who == "the launcher" and not config.run_launcher_as_worker
-    limits = container.get("resources", {}).get("limits", {})
-    if idle and any("gpu" in name and amount(most) > 0 for name, most in limits.items()):
-        raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; leave it out")
-    return rendered
+def config_of_manifest(own: Object) -> Mapping[str, Any]:
+    """The number of workers and of their slots, and the version, in a manifest that stands alone."""
+    spec = own.get("spec") or {}
+    found = {"slots": spec.get("slotsPerWorker"), "api_version": own.get("apiVersion")}
+    workers = kubeflow.replicas_of(own, REPLICAS, "Worker")
+    return {"worker": {"replicas": workers or 1}, **{name: value for name, value in found.items() if value}}

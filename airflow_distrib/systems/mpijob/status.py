@@ -1,18 +1,13 @@
-"""MPIJob as the mpi-operator 0.7 (v2beta1) and the training-operator 1.9 (v1) keep it."""
+"""MPIJob as the mpi-operator 0.7 and 0.8 (v2beta1) and the training-operator 1.9 (v1) keep it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
-from airflow_distrib.backends.kubernetes import conditions
-from airflow_distrib.backends.kubernetes.kind import Kind
+from airflow_distrib.systems.kubernetes import kubeflow
+from airflow_distrib.systems.kubernetes.kind import Kind
 
-
-def expected_pods(resource: Mapping[str, Any]) -> int:
-    """Launcher and workers."""
-    return conditions.replicas((resource.get("spec") or {}).get("mpiReplicaSpecs") or {})
+REPLICAS = "mpiReplicaSpecs"
 
 
 def is_launcher(role: str) -> bool:
@@ -28,9 +23,12 @@ MPIJOB = Kind(
     # The launcher's pod is called <name>-launcher-<five letters>, workers <name>-worker-<number>.
     name_limit=46,
     container="mpi",
-    read=conditions.read,
-    expected_pods=expected_pods,
+    read=kubeflow.read,
+    keep=kubeflow.replica_counts(REPLICAS),
+    expected_pods=kubeflow.expected_pods(REPLICAS),
+    role=kubeflow.role,
     reports=is_launcher,
+    templates=kubeflow.templates(REPLICAS),
 )
 
 MPIJOB_V1 = dataclasses.replace(MPIJOB, key="mpijob-v1", api="kubeflow.org/v1")

@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from airflow_distrib.backends.kubernetes.options import ClusterConfig
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica
+from airflow_distrib.systems.kubernetes.options import ClusterConfig
+from airflow_distrib.systems.kubernetes.resources import Replica
 
 
 class PyTorchJob(ClusterConfig):
@@ -23,7 +23,7 @@ class PyTorchJob(ClusterConfig):
         increase_shared_mem: deprecated, ``shared_memory=True``.
 
     All other options are those of every job on Kubernetes:
-    :class:`~airflow_distrib.backends.kubernetes.options.ClusterConfig`.
+    :class:`~airflow_distrib.systems.kubernetes.options.ClusterConfig`.
     """
 
     master: Replica | Mapping[str, Any] | None = None

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from airflow_distrib.backends.kubernetes import manifest, pods
-from airflow_distrib.backends.kubernetes.kind import Rendered
-from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.kubernetes.options import ClusterConfig, cluster_only
-from airflow_distrib.backends.local.plan import LocalPlan
-from airflow_distrib.backends.pytorchjob.config import PyTorchJob
-from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
-from airflow_distrib.core.resources import Replica
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
-from airflow_distrib.runner.spec import Spec
+from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods
+from airflow_distrib.systems.kubernetes.kind import Manifest, Object
+from airflow_distrib.systems.kubernetes.manifest import Job, KubernetesSubmission
+from airflow_distrib.systems.kubernetes.options import ClusterConfig, cluster_only
+from airflow_distrib.systems.kubernetes.resources import Replica
+from airflow_distrib.systems.local.plan import LocalPlan
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB, REPLICAS
 
 
-def local_plan(config: PyTorchJob, rendezvous_id: str) -> LocalPlan:
+def local(config: PyTorchJob, request: JobRequest) -> LocalPlan:
     """Render for the local launcher: master and workers become local ranks in that order."""
-    del rendezvous_id  # a PyTorchJob's ranks meet at MASTER_ADDR
+    del request
     return LocalPlan(specs.RANKS, config.world_size, env=config.env or {}, not_applied=tuple(cluster_only(config)))
 
 
-def cluster(config: PyTorchJob, task: Task) -> Rendered:
+def kubernetes(config: PyTorchJob, request: JobRequest) -> KubernetesSubmission:
     """Render for Kubernetes."""
+    job = Job(PYTORCHJOB, request)
     worker = config.worker
     assert isinstance(worker, Replica)
     # A master like the workers, unless it is described itself.
     master = config.master if isinstance(config.master, Replica) else worker
-    roles = manifest.replica_type(
-        "Master", 1, template(config, task, master), manifest.restart_policy(config, master, task)
-    )
+    roles = replica_type(config, job, "Master", 1, master)
     if int(worker.replicas or 0):
-        roles |= manifest.replica_type(
-            "Worker",
-            int(worker.replicas or 0),
-            template(config, task, worker),
-            manifest.restart_policy(config, worker, task),
-        )
-    wanted = {"pytorchReplicaSpecs": roles, "runPolicy": manifest.run_policy(config, task)}
-    spec = task.spec() if task.runs_function else None
-    return finished(config, task, wanted, spec, _log_roles(task.options.get("log_ranks")))
+        roles |= replica_type(config, job, "Worker", int(worker.replicas or 0), worker)
+    spec = {REPLICAS: roles, "runPolicy": manifest.run_policy(config, job)}
+    files = {manifest.SPEC: job.spec()} if job.runs_function else {}
+    return manifest.submission(config, job, {"spec": spec}, files, _log_roles(request.log_ranks))
 
 
 def _log_roles(ranks: list[int] | None) -> tuple[str, ...] | None:
@@ -48,24 +43,13 @@ def _log_roles(ranks: list[int] | None) -> tuple[str, ...] | None:
     return None if ranks is None else tuple("master-0" if rank == 0 else f"worker-{rank - 1}" for rank in ranks)
 
 
-def template(config: ClusterConfig, task: Task, replica: Replica | None) -> dict[str, Any]:
-    """Pod template of one role."""
-    role = pods.Role(PYTORCHJOB.container, task.runner_command(), task.secret(PYTORCHJOB))
-    rendered = pods.pod_template(config, replica, role, manifest.pod_metadata(task, PYTORCHJOB))
-    if not task.manifest:
-        manifest.needs_image(rendered, "a replica")
-    return rendered
+def replica_type(config: ClusterConfig, job: Job, name: str, replicas: int, replica: Replica) -> Manifest:
+    """One role, with its pods."""
+    role = pods.Role(PYTORCHJOB.container, job.runner_command(), job.secret)
+    template = manifest.pod_template(config, job, replica, role, "a replica")
+    return kubeflow.replica_type(name, replicas, template, manifest.restart_policy(config, replica, job))
 
 
-def finished(
-    config: ClusterConfig, task: Task, wanted: dict[str, Any], spec: Spec | None, log_roles: tuple[str, ...] | None
-) -> Rendered:
-    """The whole resource around its spec."""
-    resource = {
-        "apiVersion": PYTORCHJOB.api,
-        "kind": PYTORCHJOB.kind,
-        "metadata": manifest.metadata(config, task, PYTORCHJOB),
-        "spec": wanted,
-    }
-    files = {manifest.SPEC: spec} if spec else {}
-    return Rendered(PYTORCHJOB, manifest.finished(resource, task), files, log_roles)
+def config_of_manifest(own: Object) -> Mapping[str, Any]:
+    """The number of workers in a manifest that stands alone."""
+    return {"worker": {"replicas": kubeflow.replicas_of(own, REPLICAS, "Worker") or 0}}

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from airflow_distrib.systems.kubernetes import kubeflow
+from airflow_distrib.systems.kubernetes.kind import Kind, Object
 
-from airflow_distrib.backends.kubernetes import conditions
-from airflow_distrib.backends.kubernetes.kind import Kind
+REPLICAS = "pytorchReplicaSpecs"
 
-
-def expected_pods(resource: Mapping[str, Any]) -> int:
-    """Masters and workers."""
-    return conditions.replicas((resource.get("spec") or {}).get("pytorchReplicaSpecs") or {})
+expected_pods = kubeflow.expected_pods(REPLICAS)
 
 
-def enough_pods(resource: Mapping[str, Any]) -> int:
+def enough_pods(resource: Object) -> int:
     """An elastic job runs with fewer."""
     least = ((resource.get("spec") or {}).get("elasticPolicy") or {}).get("minReplicas")
     return int(least) if least else expected_pods(resource)
@@ -37,8 +33,11 @@ PYTORCHJOB = Kind(
     name_limit=50,
     # DefaultContainerName in pytorch_types.go: where the operator puts its variables.
     container="pytorch",
-    read=conditions.read,
+    read=kubeflow.read,
+    keep=kubeflow.replica_counts(REPLICAS, "elasticPolicy"),
     expected_pods=expected_pods,
     enough_pods=enough_pods,
+    role=kubeflow.role,
     rank=rank,
+    templates=kubeflow.templates(REPLICAS),
 )

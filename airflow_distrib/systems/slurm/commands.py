@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
-from airflow_distrib.backends.slurm.script import path
+from airflow_distrib.systems.slurm.script import path
 
 # Exit statuses of our own, from sysexits.h.
 NO_FOLDER, TRY_AGAIN, NO_SCRIPT, GIVEN_UP = 73, 75, 66, 77

@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from airflow_distrib.backends.slurm.checks import (
+from airflow_distrib.core import config
+from airflow_distrib.core.config import Check
+from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.slurm.checks import (
     absolute_path,
     exclusive_of,
     lines,
@@ -16,9 +19,6 @@ from airflow_distrib.backends.slurm.checks import (
     words,
     words_of_shell,
 )
-from airflow_distrib.core import config
-from airflow_distrib.core.config import Check
-from airflow_distrib.core.errors import ConfigError
 
 # Options of sbatch that would break what this package relies on.
 _OURS: Mapping[str, str] = {

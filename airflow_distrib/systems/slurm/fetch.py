@@ -1,215 +1,136 @@
-"""Jobs on Slurm, from a task's legs on a worker."""
+"""What came of a job on Slurm that is over: its results, its failures, its outputs."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import ObjectStoragePath
-
-from airflow_distrib.backends.slurm import status
-from airflow_distrib.backends.slurm.jobs import SYSTEM, SlurmJobs
-from airflow_distrib.backends.slurm.outputs import SlurmOutput
-from airflow_distrib.backends.slurm.plan import Plan
-from airflow_distrib.backends.slurm.status import Part
-from airflow_distrib.clients.ssh import SshClient, SshSettings
 from airflow_distrib.core.errors import ClusterError, ResultMissing
-from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.core.status import JobState, Problem
-from airflow_distrib.operators.remote import Jobs, Order, RemoteRun, value_or_error
-from airflow_distrib.operators.result import problem_error
-from airflow_distrib.operators.store import RecordStore
+from airflow_distrib.core.status import JobState
+from airflow_distrib.jobs.launcher import Conclusion, Emit, Storage
+from airflow_distrib.jobs.result import problem_error
+from airflow_distrib.jobs.waiting import Ending, Waiting
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable
-from airflow_distrib.watching.slurm.job import SlurmHub, SlurmWait, output_of
-from airflow_distrib.watching.slurm.output import tail
-from airflow_distrib.watching.waiting import Ending, Waiting
-
-# A shared file system may show a file a few seconds after another machine has written it.
-# NFS by default up to a minute for folders.
-SETTLE_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-# Of a job that failed its own output tells as much, so what a rank may have said is waited for less.
-FAILED_PAUSES = SETTLE_PAUSES[:3]
+from airflow_distrib.systems.slurm import status
+from airflow_distrib.systems.slurm.logs import JobOutput, tail
+from airflow_distrib.systems.slurm.outputs import SlurmOutput
+from airflow_distrib.systems.slurm.session import SlurmSession
+from airflow_distrib.systems.slurm.status import Part
+from airflow_distrib.systems.slurm.submission import SlurmSubmission
 
 
-class SlurmRun(RemoteRun[Plan]):
-    """One leg of a task whose job is on a Slurm."""
+class Fetch:
+    """Collects what a job wrote."""
 
-    system = SYSTEM
+    def __init__(self, session: SlurmSession, submission: SlurmSubmission, waiting: Waiting, storage: Storage) -> None:
+        self._session, self._submission, self._storage = session, submission, storage
+        self._waiting, self._ref = waiting, waiting.ref
+        self._client, self._scheduler = session.client, session.scheduler
 
-    def __init__(self, settings: SshSettings, connection: str, store: RecordStore, say: Callable[[str], None]) -> None:
-        super().__init__(store, say)
-        self._settings = settings
-        self._connection = connection
+    async def conclusion(self, ending: Ending, emit: Emit) -> Conclusion:
+        """From what Slurm says of the job's end, and what its ranks wrote.
 
-    @contextlib.asynccontextmanager
-    async def jobs(self) -> AsyncIterator[Jobs[Plan]]:
-        """Connect; the hub is this leg's own, because each has its own event loop."""
-        hub = SlurmHub()
-
-        async def settings() -> SshSettings:
-            return self._settings
-
-        try:
-            async with hub.client(self._connection, settings) as client:
-                yield JobsOnSlurm(hub, client, self._say)
-        finally:
-            await hub.close()
-
-
-class JobsOnSlurm(Jobs[Plan]):
-    """Jobs through one client."""
-
-    def __init__(self, hub: SlurmHub, client: SshClient, say: Callable[[str], None]) -> None:
-        self._hub, self._client, self._say = hub, client, say
-        self._jobs = SlurmJobs(client)
-
-    async def announce(self, order: Order[Plan]) -> JobRef:
-        plan = order.render(order.identity)
-        return self._jobs.reference(plan, await self._jobs.make_folder(plan))
-
-    async def submit(self, order: Order[Plan], announced: JobRef) -> tuple[JobRef, bool]:
-        return await self._jobs.submit(order.render(order.identity), announced.address["directory"], order.payload)
-
-    async def find(self, announced: JobRef, identity: JobIdentity) -> JobRef | None:
-        del identity  # the name in the reference says it all
-        return await self._jobs.find(announced)
-
-    async def finished(self, ref: JobRef) -> bool | None:
-        parts = await self._jobs.parts(ref)
-        if any(part.state == "CANCELLED" for part in parts.values()):
-            return None
-        if not parts:
-            return True if await self._jobs.exits(ref) else None
-        return all(part.over for part in parts.values())
-
-    async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
-        return await self._jobs.cancel(ref, confirm_for=confirm_for, keep_files=keep_files)
-
-    async def remove(self, ref: JobRef) -> None:
-        await self._jobs.remove(ref)
-
-    async def forget(self, announced: JobRef) -> None:
-        await self._jobs.give_up(announced)
-
-    async def reap(self, order: Order[Plan], keep: JobRef | None) -> list[JobRef]:
-        return await self._jobs.reap(order.render(order.identity), keep)
-
-    def describe(self, ref: JobRef) -> str:
-        cluster = f" on cluster {ref.address['cluster']}" if "cluster" in ref.address else ""
-        return f"Slurm job {ref.uid} ({ref.name}){cluster}"
-
-    def waits(self, waiting: Waiting, say: Callable[[str], None]) -> SlurmWait:
-        return SlurmWait(waiting, self._hub, self._client, say)
-
-    # ------------------------------------------------------------------ the result
-
-    async def conclude(self, order: Order[Plan], waiting: Waiting, ending: Ending, read: Callable[[str], str]) -> Any:
-        """From what Slurm says of the job's end, and what its ranks left."""
-        plan, ref = order.render(order.identity), waiting.ref
-        parts = await self._all_parts(plan, ref, ending)
+        Raises:
+            ClusterError: it runs again, or cannot be read now.
+            JobLost: nobody knows how it ended.
+            ResultMissing: an output is not there.
+        """
+        submission, ref = self._submission, self._ref
+        parts = await self._all_parts(ending)
         found = status.aggregated(parts.values())
         if ending.problem is None and not found.state.finished:
             raise ClusterError(f"Slurm job {ref.uid} is {found.state.value}, though it had ended: it was started again")
-        if waiting.logs:
-            await output_of(self._client, waiting, self._say, ending.log).rest()
+        if self._waiting.logs:
+            await JobOutput(self._client, self._waiting, emit, ending.log).rest()
         if found.state is not JobState.SUCCEEDED:
-            raise await self._error(order, ref, ending, parts)
-        if not order.returns:
-            return {**_report(ref, parts), "outputs": await self._outputs(plan, ref)}
-        left = await self._left(plan, ref)
-        done = Ending(True)
+            return await self._failure(ending, parts)
+        if not submission.returns:
+            return Conclusion(True, report={**_report(ref, parts), "outputs": await self._outputs()})
+        elements = tuple(map(str, submission.array)) or None
+        return Conclusion(True, None, await self._results(elements or ("",)), elements)
 
-        def value(element: str) -> Any:
-            return value_or_error(done, left.get(element, []), succeeded=True, returns=True, read=read)
-
-        return [value(str(index)) for index in plan.array] if plan.array else value("")
-
-    async def _all_parts(self, plan: Plan, ref: JobRef, ending: Ending) -> dict[str, Part]:
+    async def _all_parts(self, ending: Ending) -> dict[str, Part]:
         """How every element ended; where Slurm has forgotten it, as the trigger saw it or its script noted."""
-        parts = await self._jobs.parts(ref)
+        ref, array = self._ref, self._submission.array
+        parts = await self._scheduler.parts(ref)
         known = {part.index for part in parts.values()}
         # An array may also be the script's own choice.
-        wanted = [str(index) for index in plan.array] or sorted(known) or [""]
+        wanted = [str(index) for index in array] or sorted(known) or [""]
         if any(not part.over for part in parts.values()) or known.issuperset(wanted) or ending.problem is not None:
             return parts
-        noted = await self._jobs.exits(ref) if ending.succeeded is None else {}
+        noted = await self._scheduler.exits(ref) if ending.succeeded is None else {}
         for element in [each for each in wanted if each not in known]:
             if ending.succeeded is not None:
                 state, code = "COMPLETED" if ending.succeeded else ending.reason or "FAILED", None
             elif element in noted:
                 state, code = "FAILED" if noted[element] else "COMPLETED", noted[element]
             else:
-                what = f"element {element} of job {ref.uid}" if plan.array else f"job {ref.uid}"
-                advice = "switch accounting on, or raise MinJobAge, so that Slurm remembers jobs for longer"
-                raise problem_error(Problem("Forgotten", f"Slurm does not know any more how {what} ended", advice))
+                what = f"element {element} of job {ref.uid}" if array else f"job {ref.uid}"
+                raise problem_error(status.forgotten(what))
             part = Part(ref.uid, element, state=state, exit_code=code, name=ref.name)
             parts[part.key] = part
         return parts
 
-    async def _error(self, order: Order[Plan], ref: JobRef, ending: Ending, parts: Mapping[str, Part]) -> BaseException:
-        """Why there is no result: what a rank said, or else what Slurm says."""
+    async def _failure(self, ending: Ending, parts: Mapping[str, Part]) -> Conclusion:
+        """Why there is no result: what a rank reported, or else what Slurm says."""
         if ending.problem is not None:
-            return problem_error(ending.problem)
+            return Conclusion(False, ending.problem)
         failed = [part for part in parts.values() if status.STATES.get(part.state) is JobState.FAILED]
-        if order.returns and failed and all(part.state == "FAILED" for part in failed):
-            left = await self._failures(ref)
-            if left:
-                try:
-                    value_or_error(Ending(False), left, succeeded=False, returns=True, read=str)
-                except Exception as error:  # noqa: BLE001 - it is the answer
-                    return error
+        if self._submission.returns and failed and all(part.state == "FAILED" for part in failed):
+            reported = await self._failures()
+            if reported:
+                return Conclusion(False, None, {"": reported})
         element = failed[0].index if failed else ""
-        return problem_error(status.problem_of(parts.values(), await tail(self._client, ref, element)))
+        return Conclusion(False, status.problem_of(parts.values(), await tail(self._client, self._ref, element)))
 
-    async def _failures(self, ref: JobRef) -> list[Outcome]:
-        """What the ranks left, if one of them says that it failed."""
-        for pause in (*FAILED_PAUSES, 0.0):
-            left = [each for found in (await self._outcomes(ref)).values() for each in found]
-            if any(each.kind == outcomes.FAILURE for each in left):
-                return left
+    async def _failures(self) -> list[Outcome]:
+        """What the ranks reported, if one of them failed."""
+        for pause in (*self._session.timing.failed, 0.0):
+            reported = [each for found in (await self._outcomes()).values() for each in found]
+            if any(each.kind == outcomes.FAILURE for each in reported):
+                return reported
             await asyncio.sleep(pause)
         return []
 
-    async def _outcomes(self, ref: JobRef) -> dict[str, list[Outcome]]:
+    async def _outcomes(self) -> dict[str, list[Outcome]]:
         """Nothing where they cannot be read yet: a file may be there before what is in it."""
         try:
-            return await self._jobs.outcomes(ref)
+            return await self._scheduler.outcomes(self._ref)
         except OutcomeUnreadable:
             return {}
 
-    async def _left(self, plan: Plan, ref: JobRef) -> dict[str, list[Outcome]]:
-        """What the ranks left, once rank 0's outcome is there."""
-        wanted = [str(index) for index in plan.array] or [""]
-        left: dict[str, list[Outcome]] = {}
-        for pause in (*SETTLE_PAUSES, 0.0):
-            left = await self._outcomes(ref)
-            if all(any(each.rank == 0 for each in left.get(element, [])) for element in wanted):
+    async def _results(self, elements: tuple[str, ...]) -> dict[str, list[Outcome]]:
+        """What the ranks reported, once rank 0's outcome is there."""
+        found: dict[str, list[Outcome]] = {}
+        for pause in (*self._session.timing.settle, 0.0):
+            found = await self._outcomes()
+            if all(any(each.rank == 0 for each in found.get(element, [])) for element in elements):
                 break
             await asyncio.sleep(pause)
-        # One that was started again leaves a word of its first end.
-        return {name: [each for each in found if each.kind != outcomes.TERMINATED] for name, found in left.items()}
+        # One that was started again leaves an outcome of its first end.
+        return {
+            name: [each for each in reported if each.kind != outcomes.TERMINATED] for name, reported in found.items()
+        }
 
     # ------------------------------------------------------------------ outputs of shell scripts
 
-    async def _outputs(self, plan: Plan, ref: JobRef) -> dict[str, str]:
+    async def _outputs(self) -> dict[str, str]:
         """Copy what is to be copied; returns where each output is now."""
         found = {}
-        for name, output in plan.outputs.items():
-            remote = output.remote(ref.address["directory"], name)
+        for name, output in self._submission.outputs.items():
+            remote = output.remote(self._ref.address["directory"], name)
             # SFTP begins in the user's home, and knows no "~".
             path = remote.removeprefix("~/")
-            for pause in (*SETTLE_PAUSES, None):
+            for pause in (*self._session.timing.settle, None):
                 if await self._client.size(path) is not None:
                     break
                 if pause is None:
-                    raise ResultMissing(f"outputs.{name}: the script ended well but left no {output.kind} at {remote}")
+                    raise ResultMissing(f"outputs.{name}: the script ended well but wrote no {output.kind} to {remote}")
                 await asyncio.sleep(pause)
             if output.to is not None:
                 await self._copy(output, path)
@@ -221,7 +142,7 @@ class JobsOnSlurm(Jobs[Plan]):
             local = Path(folder) / "output"
             await self._client.fetch(remote, local)
             try:
-                await asyncio.to_thread(_move, local, ObjectStoragePath(str(output.to)))
+                await asyncio.to_thread(self._storage.upload, local, str(output.to))
             except Exception as error:
                 # Whatever the object storage raises: the output is still there, for a later try.
                 raise ClusterError(f"{remote} cannot be copied to {output.to}: {error!r}") from error
@@ -238,15 +159,3 @@ def _report(ref: JobRef, parts: Mapping[str, Part]) -> dict[str, Any]:
         "exit_code": max(codes, default=0),
         "nodes": ",".join(nodes),
     }
-
-
-def _move(local: Path, target: ObjectStoragePath) -> None:
-    """Copy a file or a folder to wherever it shall be."""
-    if local.is_dir():
-        for path in sorted(local.rglob("*")):
-            if path.is_file():
-                _move(path, target / str(path.relative_to(local)))
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with local.open("rb") as source, target.open("wb") as sink:  # type: ignore[no-untyped-call] # Airflow's
-        shutil.copyfileobj(source, sink)

@@ -1,124 +1,85 @@
-"""What operators have in common whose jobs can run on a Slurm."""
+"""The launcher for Slurm, through a login node: one instance for each operator that runs there."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic
 
-from airflow.sdk import Context
-
-from airflow_distrib.backends.slurm.jobs import SYSTEM
-from airflow_distrib.backends.slurm.plan import JOB_SCRIPT, SPEC, Plan, Request
-from airflow_distrib.backends.slurm.script import RANKS_SCRIPT
-from airflow_distrib.clients.ssh import SshSettings
+from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.core.reference import JobRef
-from airflow_distrib.hooks.ssh import DEFAULT, SlurmSSHHook
-from airflow_distrib.operators.arguments import ranks_of
-from airflow_distrib.operators.base import SLURM, DistributedJobOperator
-from airflow_distrib.operators.ordering import Ordering, comes_again, identity_of, spec_hash
-from airflow_distrib.operators.remote import Order
-from airflow_distrib.operators.slurm_jobs import SlurmRun
-from airflow_distrib.operators.store import RecordStore
-from airflow_distrib.watching.waiting import Waiting
+from airflow_distrib.jobs.launcher import Argument, ConfigT, Connection
+from airflow_distrib.jobs.pool import SessionPool
+from airflow_distrib.jobs.request import JobRequest
+from airflow_distrib.systems.slurm.commands import ENVIRONMENT
+from airflow_distrib.systems.slurm.jobs import SlurmJobs
+from airflow_distrib.systems.slurm.scheduler import NAME
+from airflow_distrib.systems.slurm.session import SlurmSession
+from airflow_distrib.systems.slurm.ssh import SshClient
+from airflow_distrib.systems.slurm.submission import SlurmSubmission
 
 
-class SlurmJobOperator(DistributedJobOperator):
-    """A job on a Slurm, submitted through a login node.
+def _elements(name: str, value: Any) -> list[int] | str:
+    if value == "all":
+        return "all"
+    if not isinstance(value, Sequence | set) or not all(type(each) is int and each >= 0 for each in value):
+        raise ConfigError(name, f'must be a list of numbers such as [0, 1], or "all"; got {value!r}')
+    return list(value)
 
-    Args:
-        ssh_conn_id: connection to the login node, of Airflow's type ``ssh``. Templated.
-        log_elements: indexes of a job array whose output goes to the task log, or ``"all"``;
-            the first by default.
 
-    All other arguments are those of :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
-    ``keep_job`` keeps the job's private folder.
+_COMMON = (Argument("ssh_conn_id", configs.text), Argument("log_elements", _elements, templated=False))
 
-    Raises:
-        ConfigError: an argument cannot work; at DAG parse time unless it is a template.
+
+@contextlib.asynccontextmanager
+async def connect(connection: Connection) -> AsyncIterator[SlurmJobs]:
+    """The jobs of a connection, through the client that all share who use it in this event loop."""
+
+    async def open_session() -> SlurmSession:
+        return SlurmSession(SshClient(await connection.settings(), connection.settings, prelude=ENVIRONMENT))
+
+    async with SessionPool.current().session((NAME, connection.id), open_session) as session:
+        yield SlurmJobs(session)
+
+
+@dataclass(frozen=True)
+class SlurmLauncher(Generic[ConfigT]):
+    """Runs jobs by sbatch.
+
+    Attributes:
+        renders: from a complete config to what sbatch is given.
+        own: further operator arguments.
+        for_functions: whether it runs functions; otherwise scripts.
+        where: whether a config is one for Slurm, where the user names no launcher.
     """
 
-    template_fields: Sequence[str] = (*DistributedJobOperator.template_fields, "ssh_conn_id")
+    renders: Callable[[ConfigT, JobRequest], SlurmSubmission]
+    own: tuple[Argument, ...] = ()
+    for_functions: bool = True
+    where: Callable[[ConfigT], bool] = lambda _: True
 
-    def __init__(
-        self, *, ssh_conn_id: str | None = None, log_elements: Sequence[int] | str | None = None, **kwargs: Any
-    ) -> None:
-        self.ssh_conn_id = ssh_conn_id or DEFAULT
-        self.asked_ssh = ssh_conn_id
-        self.log_elements = () if log_elements is None else ranks_of(log_elements, "log_elements")
-        super().__init__(**kwargs)
+    name: ClassVar[str] = NAME
+    connection_argument: ClassVar[str] = "ssh_conn_id"
+    outlives_worker: ClassVar[bool] = True
 
-    def slurm_plan(self, config: Any, request: Request) -> Plan:
-        """Render a complete config for Slurm."""
-        raise ConfigError("launcher", f"{type(self).__name__} cannot render {config} for {request}")
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        return (*_COMMON, *self.own)
 
-    def ordering(self, config: Any, launcher: str) -> Ordering[Any]:
-        """On Slurm."""
-        return SlurmOrdering(self, config) if launcher == SLURM else super().ordering(config, launcher)
+    @property
+    def takes(self) -> frozenset[str]:
+        of_functions = ("python", "result_path") if self.for_functions else ()
+        return frozenset({*(each.name for each in self.arguments), "keep_job", *of_functions})
 
+    def suits(self, config: ConfigT) -> bool:
+        return self.where(config)
 
-class SlurmOrdering(Ordering[Plan]):
-    """One operator with its final config, for Slurm."""
+    def implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        del arguments
+        return None
 
-    system = SYSTEM
+    def render(self, config: ConfigT, request: JobRequest) -> SlurmSubmission:
+        return self.renders(config, request)
 
-    def check(self) -> None:
-        self._plan(self._request(identity_of(None, self._operator), None)).build("/folder")
-
-    def _plan(self, request: Request) -> Plan:
-        plan: Plan = self._operator.slurm_plan(self._config, request)
-        return plan
-
-    def _request(self, identity: JobIdentity, payload: bytes | None) -> Request:
-        python = self._operator.python or "python3"
-        return Request(identity, self.remote_options, python, self.deadline_seconds, payload)
-
-    def shown(self, identity: JobIdentity) -> dict[str, Any]:
-        plan = self._plan(self._request(identity, None))
-        submission = plan.build("<private folder>")
-        shown: dict[str, Any] = {"name": plan.name, "sbatch": [*submission.words]}
-        for name, key in ((JOB_SCRIPT, "script"), (RANKS_SCRIPT, "ranks"), (SPEC, "spec")):
-            if name in submission.files:
-                shown[key] = submission.files[name].decode()
-        return shown
-
-    @functools.cached_property
-    def _settings(self) -> SshSettings:
-        """Of the connection; reading it asks Airflow, so once is enough."""
-        return SlurmSSHHook(self._operator.ssh_conn_id).settings()
-
-    def leg(self, store: RecordStore, log: Any) -> SlurmRun:
-        return SlurmRun(self._settings, self._operator.ssh_conn_id, store, lambda text: log.info("%s", text))
-
-    @contextlib.contextmanager
-    def order(self, context: Context, store: RecordStore, *, submits: bool = True) -> Iterator[Order[Plan]]:
-        operator = self._operator
-        identity = identity_of(context, operator, store.scope)
-        store.spec_hash = spec_hash(operator, self._config)
-        payload = operator.payload(context) if submits and self.runs_function else None
-        yield Order(
-            identity,
-            lambda each: self._plan(self._request(each, payload)),
-            payload,
-            lambda ref: self.waiting(ref, context),
-            self.keeps,
-            self.runs_function,
-            comes_again(context),
-        )
-
-    def waiting(self, ref: JobRef, context: Context) -> Waiting:
-        operator = self._operator
-        plan = self._plan(self._request(identity_of(context, operator), None))
-        wanted = plan.array if operator.log_elements is None else operator.log_elements or plan.array[:1]
-        chosen = tuple(str(index) for index in plan.array if index in wanted)
-        return Waiting(
-            ref,
-            operator.ssh_conn_id,
-            deadline=self.deadline(context),
-            logs=operator.log_ranks is None or bool(operator.log_ranks),
-            log_roles=chosen or None,
-            named=len(chosen) > 1,
-        )
+    def connect(self, connection: Connection) -> contextlib.AbstractAsyncContextManager[SlurmJobs]:
+        return connect(connection)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_distrib.backends.slurm.plan import ELEMENT
-from airflow_distrib.clients.ssh import SshClient
 from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.jobs.launcher import Emit
+from airflow_distrib.jobs.pace import MAX_BYTES, Pace
+from airflow_distrib.jobs.waiting import Waiting
 from airflow_distrib.runner.lines import LineSplitter
-from airflow_distrib.watching.pace import MAX_BYTES, Pace
+from airflow_distrib.systems.slurm.ssh import SshClient
+from airflow_distrib.systems.slurm.submission import ELEMENT
+from airflow_distrib.systems.slurm.timing import TIMING, Timing
 
 log = logging.getLogger(__name__)
 
 PIECE_BYTES = 256 * 1024
 BATCH_LINES = 64
-# Pauses between two looks at a file: short while it grows.
-SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 10.0
 # The end of a file, for an error.
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 30
-
-Emit = Callable[[str], None]
 
 
 @dataclass
@@ -69,25 +68,24 @@ class JobOutput:
     """Follows the output of a job, or of some elements of an array.
 
     Args:
-        chosen: indexes of the elements; empty for a job that is no array.
         positions: how far an earlier reader came, by path.
     """
 
     def __init__(
         self,
         client: SshClient,
-        ref: JobRef,
-        chosen: tuple[str, ...],
+        waiting: Waiting,
         emit: Emit,
-        *,
-        named: bool,
-        positions: Mapping[str, Any],
+        positions: Mapping[str, Any] | None = None,
+        timing: Timing = TIMING,
     ) -> None:
-        self._client, self._emit = client, emit
+        self._client, self._emit, self._timing = client, emit, timing
         self._pace = Pace()
         self._task: asyncio.Task[None] | None = None
+        known = positions or {}
         self.files = [
-            OutputFile(path, prefix, *positions.get(path, (0, 0))) for path, prefix in _paths(ref, chosen, named=named)
+            OutputFile(path, prefix, *known.get(path, (0, 0)))
+            for path, prefix in _paths(waiting.ref, waiting.log_parts or (), named=waiting.named)
         ]
 
     def positions(self) -> dict[str, Any]:
@@ -100,7 +98,7 @@ class JobOutput:
             self._task = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
-        pause = SHORTEST_SECONDS
+        pause = self._timing.shortest_read
         while True:
             grown = False
             for file in self.files:
@@ -108,7 +106,7 @@ class JobOutput:
                     grown |= await self._read(file, last=False, pace=self._pace)
                 except ClusterError as error:
                     log.debug("output %s: %s", file.path, error)
-            pause = SHORTEST_SECONDS if grown else min(pause * 1.5, LONGEST_SECONDS)
+            pause = self._timing.shortest_read if grown else min(pause * 1.5, self._timing.longest_read)
             await asyncio.sleep(pause)
 
     async def _read(self, file: OutputFile, *, last: bool, pace: Pace | None) -> bool:

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_distrib.backends.slurm.config import Sbatch
 from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.systems.slurm.config import Sbatch
 
 # squeue and sacct show it; jobs of the same task instance are found by it.
 MARK = "airflow-distrib"

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from airflow_distrib.backends.slurm.checks import absolute_path
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.slurm.checks import absolute_path
 
 
 def _place(name: str, value: Any) -> str:

@@ -10,28 +10,20 @@ import random
 import time
 from collections.abc import Iterator, Mapping
 
-from airflow_distrib.backends.slurm.config import elements
-from airflow_distrib.backends.slurm.jobs import SlurmJobs
-from airflow_distrib.backends.slurm.status import MAY_COME_BACK, Part, of_job
-from airflow_distrib.clients.ssh import Refused
 from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.systems.slurm.config import elements
+from airflow_distrib.systems.slurm.scheduler import Scheduler
+from airflow_distrib.systems.slurm.ssh import Refused
+from airflow_distrib.systems.slurm.status import MAY_COME_BACK, Part, of_job
+from airflow_distrib.systems.slurm.timing import TIMING, Timing
 
 log = logging.getLogger(__name__)
 
-# Pauses between two looks: short after a change, then longer and longer.
-SHORTEST_SECONDS, LONGEST_SECONDS, GROWTH = 2.0, 15.0, 1.3
-# Jobs that come in one after the other are looked at together.
-GATHER_SECONDS = 0.3
-# How often jobs are asked for of which something is unknown, in seconds.
-ASK_SECONDS = 30.0
-# How long refusals (a key that was taken away) are borne before those who wait hear of it.
-REFUSED_SECONDS = 300.0
-# How long a login node, or a controller, may be away: as long as a long maintenance.
-AWAY_SECONDS = 6 * 3600.0
 # A job that may be started again, or that nobody knows, counts only when seen so in this many looks.
 CONFIRMATIONS = 2
-UNKNOWN_SECONDS = 60.0
+# How much longer every next pause is.
+GROWTH = 1.3
 
 
 class QueueFeed:
@@ -42,8 +34,9 @@ class QueueFeed:
         unknown: how often in a row neither the queue nor the accounting knew it, or all of it.
     """
 
-    def __init__(self, ref: JobRef) -> None:
+    def __init__(self, ref: JobRef, timing: Timing = TIMING) -> None:
         self.ref = ref
+        self._timing = timing
         self.parts: dict[str, Part] = {}
         self.unknown = 0
         self.unknown_since: float | None = None
@@ -101,7 +94,7 @@ class QueueFeed:
     def is_forgotten(self) -> bool:
         """Whether it has been unknown for long enough to believe it: the accounting is late at times."""
         since = self.unknown_since
-        return since is not None and self.unknown >= CONFIRMATIONS and time.monotonic() - since >= UNKNOWN_SECONDS
+        return since is not None and self.unknown >= CONFIRMATIONS and time.monotonic() - since >= self._timing.unknown
 
     async def wait(self, seconds: float) -> None:
         """Wait for the next look."""
@@ -121,23 +114,23 @@ class QueueWatch:
         broken: the error for those who wait, once it has lasted.
     """
 
-    def __init__(self, jobs: SlurmJobs, cluster: str) -> None:
+    def __init__(self, scheduler: Scheduler, cluster: str, timing: Timing = TIMING) -> None:
         self.commands = 0
         self.away_since: float | None = None
         self.trouble = ""
         self.broken: ClusterError | None = None
-        self._jobs = jobs
+        self._scheduler, self._timing = scheduler, timing
         self._cluster = cluster
         self._feeds: dict[str, list[QueueFeed]] = {}
         self._joined = asyncio.Event()
-        self._pause = SHORTEST_SECONDS
+        self._pause = self._timing.shortest_look
         # A context of its own: otherwise its log lines went to whichever task came first.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
     @contextlib.contextmanager
     def following(self, ref: JobRef) -> Iterator[QueueFeed]:
         """Follow one job."""
-        feed = QueueFeed(ref)
+        feed = QueueFeed(ref, self._timing)
         self._feeds.setdefault(ref.uid, []).append(feed)
         self._joined.set()
         try:
@@ -166,7 +159,9 @@ class QueueWatch:
             try:
                 changed = await self._look()
                 self.away_since, self.broken = None, None
-                self._pause = SHORTEST_SECONDS if changed else min(self._pause * GROWTH, LONGEST_SECONDS)
+                self._pause = (
+                    self._timing.shortest_look if changed else min(self._pause * GROWTH, self._timing.longest_look)
+                )
             except Exception as error:  # noqa: BLE001 - a watch that dies must not take its jobs along
                 self._went_away(error)
             await self._rest()
@@ -176,33 +171,33 @@ class QueueWatch:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._pause * random.uniform(0.9, 1.1)):  # noqa: S311 - no secret
                 await self._joined.wait()
-                self._pause = SHORTEST_SECONDS
-                await asyncio.sleep(GATHER_SECONDS)
+                self._pause = self._timing.shortest_look
+                await asyncio.sleep(self._timing.gather)
 
     def _went_away(self, error: Exception) -> None:
         now = time.monotonic()
         if self.away_since is None:
             self.away_since = now
-            log.warning("queue of %s: %s", self._jobs.client.settings.place, error)
+            log.warning("queue of %s: %s", self._scheduler.client.settings.place, error)
         self.trouble = str(error)
-        limit = REFUSED_SECONDS if isinstance(error, Refused) else AWAY_SECONDS
+        limit = self._timing.refused if isinstance(error, Refused) else self._timing.away
         if now - self.away_since > limit:
             self.broken = error if isinstance(error, ClusterError) else ClusterError(f"squeue: {error!r}")
-        self._pause = min(self._pause * 2, LONGEST_SECONDS)
+        self._pause = min(self._pause * 2, self._timing.longest_look)
         for feeds in self._feeds.values():
             for feed in feeds:
                 feed.changed.set()
 
     async def _look(self) -> bool:
         waiting = [feed for feeds in self._feeds.values() for feed in feeds]
-        found = await self._jobs.queue(self._cluster)
+        found = await self._scheduler.queue(self._cluster)
         self.commands += 1
         shown = {id(feed): of_job(found, feed.ref.uid, feed.ref.name) for feed in waiting}
         now = time.monotonic()
         asked = [feed for feed in waiting if self._is_to_ask(feed, shown[id(feed)], now)]
         past: dict[str, dict[str, Part]] = {}
         if asked:
-            past = await self._jobs.forgotten({feed.ref.uid for feed in asked}, self._cluster)
+            past = await self._scheduler.forgotten({feed.ref.uid for feed in asked}, self._cluster)
             self.commands += 1
         changed = False
         for feed in waiting:
@@ -212,7 +207,6 @@ class QueueWatch:
             changed |= feed.see(known, asked=feed in asked)
         return changed
 
-    @staticmethod
-    def _is_to_ask(feed: QueueFeed, shown: Mapping[str, Part], now: float) -> bool:
+    def _is_to_ask(self, feed: QueueFeed, shown: Mapping[str, Part], now: float) -> bool:
         """A job that has ended, and elements of one that goes on, are not always in the queue."""
-        return feed.is_incomplete(shown) and (not shown or now - feed.asked_at > ASK_SECONDS)
+        return feed.is_incomplete(shown) and (not shown or now - feed.asked_at > self._timing.ask)

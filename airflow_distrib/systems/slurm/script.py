@@ -7,8 +7,8 @@ import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from airflow_distrib.backends.slurm.config import PLACE, Slurm
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.slurm.config import PLACE, Slurm
 
 # Variables of the prelude; the user's own script sees them too.
 FOLDER = "AIRFLOW_DISTRIB_FOLDER"
@@ -96,10 +96,18 @@ def of_function(
         body.insert(0, f"MASTER_PORT={int(config.master_port)}")
     ranks = _ranks(config, folder, python, arguments)
     script = config.script or f"#!/bin/bash\n{PLACE}\n"
-    if not is_shell(script):
-        raise ConfigError("script", "must be a script of sh or bash, where the ranks can be started")
     before = [*prelude(folder, environment), *_strictly(body), *_clean_start()]
     return with_prelude(script, before).replace(PLACE, f"sh {shlex.quote(f'{folder}/{RANKS_SCRIPT}')}"), f"{ranks}\n"
+
+
+def check_function_script(config: Slurm) -> None:
+    """Check the user's script around the ranks.
+
+    Raises:
+        ConfigError: it is no script of a shell.
+    """
+    if config.script is not None and not is_shell(config.script):
+        raise ConfigError("script", "must be a script of sh or bash, where the ranks can be started")
 
 
 def _strictly(lines: list[str]) -> list[str]:

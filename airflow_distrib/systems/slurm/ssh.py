@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from airflow_distrib.clients.ssh_settings import SshSettings, library, options
 from airflow_distrib.core.errors import ClusterError
+from airflow_distrib.systems.slurm.ssh_settings import SshSettings, library, options
 
 if TYPE_CHECKING:
     import asyncssh

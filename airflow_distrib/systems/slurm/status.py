@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from airflow_distrib.core.errors import ClusterError
-from airflow_distrib.core.status import JobState, JobStatus, Problem, Retry
+from airflow_distrib.core.status import Category, JobState, JobStatus, Problem, Retry
 
 # slurm.h, job_states and the flags that squeue shows in their place (20.02 to 25.05).
 STATES: Mapping[str, JobState] = {
@@ -25,6 +25,8 @@ STATES: Mapping[str, JobState] = {
     ),
     **dict.fromkeys(("PREEMPTED", "RECONFIG_FAIL", "TIMEOUT"), JobState.FAILED),
 }
+# The reason of an end that neither the queue nor the accounting knows.
+FORGOTTEN = "Forgotten"
 # After these Slurm may start a job again, so they are believed only when they last.
 MAY_COME_BACK = frozenset({"NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "LAUNCH_FAILED", "RECONFIG_FAIL"})
 
@@ -33,10 +35,10 @@ _FIELD = re.compile(r"(?:^| )([A-Za-z/:]+)=(.*?)(?= [A-Za-z/:]+=|\s*$)")
 
 # Reasons for which a pending job waits in vain, and after how many seconds that is believed.
 _STUCK: Mapping[str, tuple[float, str]] = {
-    "DependencyNeverSatisfied": (0, "a job that it depends on failed, or is unknown; mend dependency"),
-    "BadConstraints": (60, "no node has what it asks for; mend constraint, gres or the other resources"),
-    "InvalidAccount": (60, "mend account; `sacctmgr show associations user=$USER` lists yours"),
-    "InvalidQOS": (60, "mend qos; `sacctmgr show associations user=$USER` lists yours"),
+    "DependencyNeverSatisfied": (0, "a job that it depends on failed, or is unknown; correct dependency"),
+    "BadConstraints": (60, "no node has what it asks for; correct constraint, gres or the other resources"),
+    "InvalidAccount": (60, "correct account; `sacctmgr show associations user=$USER` lists yours"),
+    "InvalidQOS": (60, "correct qos; `sacctmgr show associations user=$USER` lists yours"),
     "AccountNotAllowed": (60, "the partition does not take this account"),
     "QOSNotAllowed": (60, "the partition does not take this QOS"),
     "PartitionTimeLimit": (60, "lower time, or take a partition that allows it"),
@@ -54,7 +56,7 @@ class Part:
     Attributes:
         index: ``"3"``, of an array's elements that still wait ``"[4-9]"``, else empty.
         state: Slurm's own word.
-        exit_code: of the batch script; negative is a signal. None where nobody told.
+        exit_code: of the batch script; negative is a signal. None where it is not known.
         by: who cancelled it, a user's id.
         name: of the job, which tells it from one that got the same id after a controller lost its state.
     """
@@ -115,8 +117,8 @@ def from_sacct(text: str) -> dict[str, dict[str, Part]]:
         fields = line.split("|", 5)
         part = _part(fields[0], fields[1], fields[3], fields[5]) if len(fields) == 6 else None
         if part is not None:
-            told = replace(part, exit_code=exit_code(fields[2]), nodes=fields[4])
-            found.setdefault(part.job, {})[part.key] = told
+            complete = replace(part, exit_code=exit_code(fields[2]), nodes=fields[4])
+            found.setdefault(part.job, {})[part.key] = complete
     return found
 
 
@@ -198,11 +200,11 @@ def aggregated(parts: Iterable[Part]) -> JobStatus:
                 return JobStatus(state or JobState.RUNNING, part.state, part.reason)
     failed = [part for state, part in known if state is JobState.FAILED]
     if failed:
-        return JobStatus(JobState.FAILED, failed[0].state, told(failed))
+        return JobStatus(JobState.FAILED, failed[0].state, summary_of(failed))
     return JobStatus(JobState.SUCCEEDED if known else JobState.QUEUED, "COMPLETED" if known else "")
 
 
-def told(failed: list[Part]) -> str:
+def summary_of(failed: list[Part]) -> str:
     """What Slurm says of parts that failed."""
     many = f"{len(failed)} elements failed, the first of them: " if len(failed) > 1 else ""
     return many + _sentence(failed[0])
@@ -221,18 +223,34 @@ def _sentence(part: Part) -> str:
     return f"Slurm says that {what} is {part.state}{who}{how}{where}{reason}"
 
 
-# By state: our word for it, what to do, and whether a retry may help.
-_PROBLEMS: Mapping[str, tuple[str, str]] = {
-    "BOOT_FAIL": ("BootFailed", "a node did not start; retry, or exclude it"),
-    "CANCELLED": ("Cancelled", "somebody cancelled it, or a dependency was never satisfied; find out who, then retry"),
-    "DEADLINE": ("TimedOut", "it could not end before its deadline; raise it, or begin earlier"),
-    "FAILED": ("JobFailed", "see the last lines of its output"),
-    "LAUNCH_FAILED": ("LaunchFailed", "Slurm could not start it; its administrators see why in the node's slurmd log"),
-    "NODE_FAIL": ("NodeLost", "a node went away; retry, or set requeue=True so that Slurm starts it again"),
-    "OUT_OF_MEMORY": ("OutOfMemory", "raise mem, mem_per_cpu or mem_per_gpu"),
-    "PREEMPTED": ("Preempted", "set requeue=True so that Slurm starts it again, or take a QOS that is not preempted"),
-    "RECONFIG_FAIL": ("BootFailed", "a node could not be set up; retry, or exclude it"),
-    "TIMEOUT": ("TimedOut", "raise time, or execution_timeout where time is not set"),
+# By state: our word for it, what to do, and what kind of end it is.
+_PROBLEMS: Mapping[str, tuple[str, str, Category]] = {
+    "BOOT_FAIL": ("BootFailed", "a node did not start; retry, or exclude it", Category.NOT_STARTED),
+    "CANCELLED": (
+        "Cancelled",
+        "somebody cancelled it, or a dependency was never satisfied; find out who, then retry",
+        Category.LOST,
+    ),
+    "DEADLINE": ("TimedOut", "it could not end before its deadline; raise it, or begin earlier", Category.TIMED_OUT),
+    "FAILED": ("JobFailed", "see the last lines of its output", Category.FAILED),
+    "LAUNCH_FAILED": (
+        "LaunchFailed",
+        "Slurm could not start it; its administrators see why in the node's slurmd log",
+        Category.NOT_STARTED,
+    ),
+    "NODE_FAIL": (
+        "NodeLost",
+        "a node went away; retry, or set requeue=True so that Slurm starts it again",
+        Category.LOST,
+    ),
+    "OUT_OF_MEMORY": ("OutOfMemory", "raise mem, mem_per_cpu or mem_per_gpu", Category.FAILED),
+    "PREEMPTED": (
+        "Preempted",
+        "set requeue=True so that Slurm starts it again, or take a QOS that is not preempted",
+        Category.PREEMPTED,
+    ),
+    "RECONFIG_FAIL": ("BootFailed", "a node could not be set up; retry, or exclude it", Category.NOT_STARTED),
+    "TIMEOUT": ("TimedOut", "raise time, or execution_timeout where time is not set", Category.TIMED_OUT),
 }
 # What Slurm writes into the job's own output when memory ran out but its state does not say so.
 _OUT_OF_MEMORY = re.compile(r"exceeded (?:job |step )?memory limit|oom[-_]kill|Out Of Memory", re.IGNORECASE)
@@ -249,11 +267,17 @@ def problem_of(parts: Iterable[Part], tail: Iterable[str] = ()) -> Problem:
     state = failed[0].state if failed else "FAILED"
     if state == "FAILED" and any(_OUT_OF_MEMORY.search(line) for line in lines):
         state = "OUT_OF_MEMORY"
-    reason, advice = _PROBLEMS[state]
-    text = told(failed) if failed else "the batch script failed"
+    reason, advice, category = _PROBLEMS[state]
+    text = summary_of(failed) if failed else "the batch script failed"
     if lines:
         text += "\nLast lines of its output:\n" + "\n".join(f"    {line}" for line in lines)
-    return Problem(reason, text, advice)
+    return Problem(reason, text, advice, category=category)
+
+
+def forgotten(what: str) -> Problem:
+    """A job of which nobody knows how it ended."""
+    advice = "switch accounting on, or raise MinJobAge, so that Slurm remembers jobs for longer"
+    return Problem(FORGOTTEN, f"Slurm no longer knows how {what} ended", advice, category=Category.LOST)
 
 
 def stuck(parts: Iterable[Part]) -> tuple[Problem, float] | None:
@@ -263,7 +287,6 @@ def stuck(parts: Iterable[Part]) -> tuple[Problem, float] | None:
             patience, advice = _STUCK[part.reason]
             help_possible = part.reason in ("JobHeldAdmin", "launch failed requeued held")
             retry = Retry.MAY_HELP if help_possible else Retry.CANNOT_HELP
-            return Problem(
-                part.reason, f"job {part.job} waits, and will not start: {part.reason}", advice, retry
-            ), patience
+            text = f"job {part.job} is pending, and will not start: {part.reason}"
+            return Problem(part.reason, text, advice, retry, Category.NOT_STARTED), patience
     return None

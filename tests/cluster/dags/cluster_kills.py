@@ -11,9 +11,9 @@ from typing import Any
 from airflow.sdk import dag, task
 
 from airflow_distrib import PyTorchJob, PyTorchJobOperator, Replica, Resources
-from airflow_distrib.backends.kubernetes.resource import ResourceBackend
+from airflow_distrib.systems.kubernetes.jobs import ResourceBackend
 from airflow_distrib.core.record import Phase
-from airflow_distrib.operators.store import RecordStore
+from airflow_distrib.operators.record_store import RecordStore
 
 IMAGE = os.environ.get("CLUSTER_MPI_IMAGE", "localhost/airflow-distrib-mpi:1")
 PAIR = PyTorchJob(image=IMAGE, worker=Replica(replicas=1, requests=Resources(cpu="10m", memory="64Mi")))

@@ -11,9 +11,9 @@ from typing import Any
 from airflow.sdk import dag, task
 
 from airflow_distrib import Slurm, SlurmOperator
-from airflow_distrib.backends.slurm.jobs import SlurmJobs
+from airflow_distrib.systems.slurm.jobs import SlurmJobs
 from airflow_distrib.core.record import Phase
-from airflow_distrib.operators.store import RecordStore
+from airflow_distrib.operators.record_store import RecordStore
 
 PYTHON = os.environ.get("SLURM_PYTHON", "python3")
 AGAIN = {"retries": 1, "retry_delay": timedelta(seconds=1)}

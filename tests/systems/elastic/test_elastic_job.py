@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.elastic.config import Elastic
-from airflow_distrib.backends.elastic.render import local_plan
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.local import local_plan
 from airflow_distrib.core.errors import RecoverableError
 from airflow_distrib.runner import outcome as outcomes
 from local_jobs import Ended, run

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from airflow_distrib.clients import kubernetes
-from airflow_distrib.clients.kubernetes import ApiError, KubernetesClient, KubernetesSettings, Unreachable
+from airflow_distrib.systems.kubernetes.client import ApiError, KubernetesClient, KubernetesSettings, Unreachable
 from airflow_distrib.core.errors import ClusterError, MissingExtra
 from fake_kubernetes import FakeKubernetes
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.kubernetes.judge import SETTLE_SECONDS, View, judge
-from airflow_distrib.backends.kubernetes.problems import Patience
-from airflow_distrib.backends.mpijob.status import MPIJOB
-from airflow_distrib.backends.pod.status import POD
-from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
+from airflow_distrib.systems.kubernetes.judge import SETTLE_SECONDS, View, judge
+from airflow_distrib.systems.kubernetes.problems import Patience
+from airflow_distrib.systems.mpijob.status import MPIJOB
+from airflow_distrib.systems.kubernetes.pod import POD
+from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB
 from airflow_distrib.core.status import JobState, Retry
 from airflow_distrib.runner.outcome import FAILURE, SUCCESS, Outcome
 from payloads import NOW, REF, at, condition, ended, event, job, pod, running, told, unschedulable, waiting

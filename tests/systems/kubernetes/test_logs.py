@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.kubernetes.kinds import kind_named
+from airflow_distrib.systems.kubernetes.registry import kind_named
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.watching.kubernetes import logs
-from airflow_distrib.watching.kubernetes.logs import JobLogs, Pace, PodLog, Position
+from airflow_distrib.systems.kubernetes.logs import JobLogs, Pace, PodLog, Position
 from fake_kubernetes import FakeKubernetes
 
 PATH = "/api/v1/namespaces/ns/pods/job-master-0/log"

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.elastic.cluster import cluster as elastic
-from airflow_distrib.backends.elastic.config import Elastic
-from airflow_distrib.backends.kubernetes.manifest import Task
-from airflow_distrib.backends.kubernetes.merge import merged
-from airflow_distrib.backends.mpijob.config import MPIJob
-from airflow_distrib.backends.mpijob.render import cluster as mpi
-from airflow_distrib.backends.pytorchjob.config import PyTorchJob
-from airflow_distrib.backends.pytorchjob.render import cluster as pytorchjob
+from airflow_distrib.systems.elastic.kubernetes import cluster as elastic
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.kubernetes.manifest import Task
+from airflow_distrib.systems.kubernetes.merge import merged
+from airflow_distrib.systems.mpijob.config import MPIJob
+from airflow_distrib.systems.mpijob.render import cluster as mpi
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+from airflow_distrib.systems.pytorchjob.render import cluster as pytorchjob
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.core.resources import Replica, Resources, RunPolicy
+from airflow_distrib.systems.kubernetes.resources import Replica, Resources, RunPolicy
 
 TASK = Task(JobIdentity("dag", "run", "train", -1, 1, "scope"), "ns", options={"log_ranks": [0]})
 ONE = Replica(replicas=1)

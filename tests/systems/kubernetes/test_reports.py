@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.kubernetes import reports
-from airflow_distrib.backends.pytorchjob.status import PYTORCHJOB
+from airflow_distrib.systems.kubernetes import reports
+from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
 from payloads import ended, pod, running, told

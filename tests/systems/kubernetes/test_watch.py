@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.kubernetes.kind import Kind
-from airflow_distrib.backends.kubernetes.kinds import kind_named
+from airflow_distrib.systems.kubernetes.kind import Kind
+from airflow_distrib.systems.kubernetes.registry import kind_named
 from airflow_distrib.core.errors import DistribError
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.watching import pool
 from airflow_distrib.watching.kubernetes import collection
-from airflow_distrib.watching.kubernetes.hub import JobFeed, WatchHub
+from airflow_distrib.systems.kubernetes.feed import JobFeed, WatchHub
 from fake_kubernetes import FakeKubernetes
 
 PYTORCHJOB: Kind = kind_named("pytorchjob")

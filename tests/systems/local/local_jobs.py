@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from airflow_distrib.backends.local.job import LocalJob
-from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.systems.local.job import LocalJob
+from airflow_distrib.systems.local.plan import LocalPlan
 from airflow_distrib.core import packing
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.lines import RankLine

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from airflow_distrib.backends.elastic.config import Elastic
-from airflow_distrib.backends.elastic.render import local_plan as elastic_plan
-from airflow_distrib.backends.local import job as local
-from airflow_distrib.backends.local.job import port_for
-from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.local import local_plan as elastic_plan
+from airflow_distrib.systems.local import job as local
+from airflow_distrib.systems.local.job import port_for
+from airflow_distrib.systems.local.plan import LocalPlan
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import spec as specs
@@ -364,8 +364,8 @@ def test_the_job_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "starter.py"
     script.write_text(
         "import asyncio, time\n"
-        "from airflow_distrib.backends.local.job import LocalJob\n"
-        "from airflow_distrib.backends.local.plan import LocalPlan\n"
+        "from airflow_distrib.systems.local.job import LocalJob\n"
+        "from airflow_distrib.systems.local.plan import LocalPlan\n"
         "from airflow_distrib.core import packing\n"
         "async def go():\n"
         "    payload = packing.pack(time.sleep, [600], {})\n"

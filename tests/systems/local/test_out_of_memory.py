@@ -18,8 +18,8 @@ ROOTS = ((Path("/sys/fs/cgroup"), "memory.max"), (Path("/sys/fs/cgroup/memory"),
 
 SCRIPT = """
 import asyncio
-from airflow_distrib.backends.local.job import LocalJob
-from airflow_distrib.backends.local.plan import LocalPlan
+from airflow_distrib.systems.local.job import LocalJob
+from airflow_distrib.systems.local.plan import LocalPlan
 from airflow_distrib.core import packing
 from airflow_distrib.runner.outcome import earliest_failure
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.pytorchjob.config import PyTorchJob
-from airflow_distrib.backends.pytorchjob.render import local_plan
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+from airflow_distrib.systems.pytorchjob.render import local_plan
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.core.resources import Replica, Resources, RunPolicy
+from airflow_distrib.systems.kubernetes.resources import Replica, Resources, RunPolicy
 
 WORKERS = Replica(replicas=3)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_distrib.backends.slurm.interpolation import assignments, interpolated, text_of
+from airflow_distrib.systems.slurm.interpolation import assignments, interpolated, text_of
 from airflow_distrib.core.errors import ConfigError
 
 NASTY = "a b $(touch was-here) `touch was-here` \"q\" 's' \\ \n{x} ${HOME} * ;&|<>! #"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.slurm import options
-from airflow_distrib.backends.slurm.config import Sbatch, Slurm, elements
-from airflow_distrib.backends.slurm.outputs import SlurmOutput
+from airflow_distrib.systems.slurm import options
+from airflow_distrib.systems.slurm.config import Sbatch, Slurm, elements
+from airflow_distrib.systems.slurm.outputs import SlurmOutput
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity

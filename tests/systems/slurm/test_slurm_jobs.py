@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.slurm import jobs as module
-from airflow_distrib.backends.slurm import plan as plans
-from airflow_distrib.backends.slurm.config import Sbatch, Slurm
-from airflow_distrib.backends.slurm.jobs import SlurmJobs
-from airflow_distrib.backends.slurm.plan import Plan, Request
-from airflow_distrib.clients.ssh import SshClient
+from airflow_distrib.systems.slurm import jobs as module
+from airflow_distrib.systems.slurm import plan as plans
+from airflow_distrib.systems.slurm.config import Sbatch, Slurm
+from airflow_distrib.systems.slurm.jobs import SlurmJobs
+from airflow_distrib.systems.slurm.plan import Plan, Request
+from airflow_distrib.systems.slurm.ssh import SshClient
 from airflow_distrib.core.errors import ClusterError, JobNotStarted
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef

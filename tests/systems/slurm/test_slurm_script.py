@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.backends.elastic.config import Elastic
-from airflow_distrib.backends.slurm import plan as plans
-from airflow_distrib.backends.slurm.config import Sbatch, Slurm
-from airflow_distrib.backends.slurm.plan import Plan, Request, Submission
-from airflow_distrib.backends.slurm.script import with_prelude
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.slurm import plan as plans
+from airflow_distrib.systems.slurm.config import Sbatch, Slurm
+from airflow_distrib.systems.slurm.plan import Plan, Request, Submission
+from airflow_distrib.systems.slurm.script import with_prelude
 from airflow_distrib.core import packing
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_distrib.backends.slurm import status
-from airflow_distrib.backends.slurm.status import Part, aggregated, from_sacct, from_scontrol, from_squeue
+from airflow_distrib.systems.slurm import status
+from airflow_distrib.systems.slurm.status import Part, aggregated, from_sacct, from_scontrol, from_squeue
 from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.status import JobState, Retry
 

@@ -12,19 +12,19 @@ from typing import Any
 import asyncssh
 import pytest
 
-from airflow_distrib.backends.slurm import plan as plans
-from airflow_distrib.backends.slurm.config import Sbatch
-from airflow_distrib.backends.slurm.jobs import SlurmJobs
-from airflow_distrib.backends.slurm.plan import Request
-from airflow_distrib.clients.ssh import Refused, SshClient, SshSettings
+from airflow_distrib.systems.slurm import plan as plans
+from airflow_distrib.systems.slurm.config import Sbatch
+from airflow_distrib.systems.slurm.jobs import SlurmJobs
+from airflow_distrib.systems.slurm.plan import Request
+from airflow_distrib.systems.slurm.ssh import Refused, SshClient, SshSettings
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.watching.pace import MAX_BYTES
+from airflow_distrib.jobs.pace import MAX_BYTES
 from airflow_distrib.watching.slurm import job as waits
 from airflow_distrib.watching.slurm import output, queue
-from airflow_distrib.watching.slurm.job import FORGOTTEN, SlurmHub, SlurmWait
-from airflow_distrib.watching.slurm.output import JobOutput, OutputFile, tail
-from airflow_distrib.watching.waiting import Ending, Waiting
+from airflow_distrib.systems.slurm.watch import FORGOTTEN, SlurmHub, SlurmWait
+from airflow_distrib.systems.slurm.logs import JobOutput, OutputFile, tail
+from airflow_distrib.jobs.waiting import Ending, Waiting
 from fake_slurm import FakeSlurm, running
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from airflow_distrib.clients import ssh
-from airflow_distrib.clients.ssh import Refused, SshClient, SshSettings, Unreachable
+from airflow_distrib.systems.slurm.ssh import Refused, SshClient, SshSettings, Unreachable
 from airflow_distrib.core.errors import ClusterError
 from fake_slurm import FakeSlurm, running
 
