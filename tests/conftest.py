@@ -1,4 +1,4 @@
-"""Keeps Airflow's own files out of the user's home, before anything imports airflow; makes the fakes importable."""
+"""Keeps Airflow's own files out of the user's home, before anything imports airflow; makes the tests' own modules importable."""
 
 from __future__ import annotations
 
@@ -11,4 +11,6 @@ _HOME = tempfile.TemporaryDirectory(prefix="airflow-home-")
 os.environ["AIRFLOW_HOME"] = _HOME.name
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
-sys.path.insert(0, str(Path(__file__).parent))
+_HERE = Path(__file__).parent
+for folder in (_HERE, _HERE / "extension", _HERE / "operators", _HERE / "systems/kubernetes", _HERE / "systems/local"):
+    sys.path.insert(0, str(folder))

@@ -36,7 +36,7 @@ def test_size_of_a_job_comes_from_an_upstream_task(stack: AirflowStack) -> None:
     assert "[rank 0] hello" in log
     assert "[rank 2] hello" in log
     assert "[rank 1]" not in log
-    assert "worker.requests has no effect on this job" in log
+    assert "worker.requests has no effect with launcher='local'" in log
 
 
 def test_mapped_tasks_are_jobs_of_their_own(stack: AirflowStack) -> None:
