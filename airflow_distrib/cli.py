@@ -10,10 +10,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_distrib import __version__
 from airflow_distrib.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,7 +61,7 @@ def _find(dag_file: Path, task_id: str) -> Any:
     return found[0]
 
 
-def _dags_of(dag_file: Path) -> list[Any]:
+def _dags_of(dag_file: Path) -> list[DAG]:
     """Run a DAG file and collect its DAGs as Airflow does; needs no database."""
     from airflow.sdk import DAG
     from airflow.sdk.definitions._internal.contextmanager import DagContext

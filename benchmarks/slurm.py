@@ -33,28 +33,32 @@ USER = "airflow-slurm-bench"
 
 async def submitted(count: int) -> list[Any]:
     """References of so many jobs that wait for an hour."""
-    from airflow_distrib.systems.slurm import plan as plans
-    from airflow_distrib.systems.slurm.config import Sbatch
-    from airflow_distrib.systems.slurm.jobs import SlurmJobs
     from airflow_distrib.core.identity import JobIdentity
     from airflow_distrib.hooks.ssh import SlurmSSHHook
+    from airflow_distrib.jobs.request import JobRequest
+    from airflow_distrib.operators.storage import AirflowStorage
+    from airflow_distrib.systems.slurm import shell
+    from airflow_distrib.systems.slurm.config import Sbatch
+    from airflow_distrib.systems.slurm.jobs import SlurmJobs
+    from airflow_distrib.systems.slurm.session import SlurmSession
 
     config = Sbatch(begin="now+1hour", mem="1M", workdir=WORKDIR)
     async with SlurmSSHHook("bench").get_conn() as client:
-        jobs = SlurmJobs(client)
+        jobs = SlurmJobs(SlurmSession(client))
         refs = []
         for number in range(count):
-            request = plans.Request(JobIdentity("bench", str(count), f"t{number}", -1, 1, "s"))
-            plan = plans.of_text(config, request, "true", lambda _: [])
-            refs.append((await jobs.submit(plan, await jobs.make_folder(plan), None))[0])
+            identity = JobIdentity("bench", str(count), f"t{number}", -1, 1, "s")
+            request = JobRequest(identity=identity, runs_function=False, arguments={"script": "true"})
+            submission = shell.of_shell(config, request)
+            refs.append((await jobs.submit(submission, await jobs.reserve(submission), AirflowStorage()))[0])
         return refs
 
 
 def ours(folder: Path, count: int) -> list[Any]:
     """This package's triggers."""
     from airflow_distrib.core.reference import JobRef
-    from airflow_distrib.triggers import job
     from airflow_distrib.jobs.waiting import Waiting
+    from airflow_distrib.triggers import job
 
     job.EARLIEST_SECONDS = 0.0
     refs = [JobRef.from_json(each) for each in json.loads((folder / f"refs-{count}").read_text())]

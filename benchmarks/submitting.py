@@ -17,35 +17,36 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from airflow_distrib.systems.kubernetes.manifest import Task
-from airflow_distrib.systems.kubernetes.jobs import ResourceBackend
-from airflow_distrib.systems.pytorchjob.config import PyTorchJob
-from airflow_distrib.systems.pytorchjob.render import cluster
-from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB
-from airflow_distrib.systems.kubernetes.client import KubernetesClient, KubernetesSettings
 from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.jobs.request import JobRequest
+from airflow_distrib.systems.kubernetes.client import KubernetesClient, KubernetesSettings
+from airflow_distrib.systems.kubernetes.manifest import KubernetesSubmission
+from airflow_distrib.systems.kubernetes.resource import ResourceApi
 from airflow_distrib.systems.kubernetes.resources import Replica
+from airflow_distrib.systems.pytorchjob import render
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
 
-JOB = PyTorchJob(image="example.org/none:1", worker=Replica(replicas=1), suspend=True)
-SETTINGS = KubernetesSettings(kube_config_path=os.environ["KUBECONFIG"])
+JOB = PyTorchJob(image="example.org/none:1", worker=Replica(replicas=1), suspend=True, namespace="default")
+SETTINGS = KubernetesSettings(kube_config_path=os.environ.get("KUBECONFIG"))
 
 
-def task() -> Task:
-    """Of a name of its own."""
-    return Task(JobIdentity("bench", secrets.token_hex(4), "submit", -1, 1), "default")
+def submission() -> KubernetesSubmission:
+    """A job of a name of its own."""
+    identity = JobIdentity("bench", secrets.token_hex(4), "submit", -1, 1)
+    return render.kubernetes(JOB, JobRequest(identity=identity, payload=b"x" * 5000))
 
 
 def ours() -> float:
     """A client, the job, and the Secret with runner and function."""
-    wanted = task()
 
     async def submit() -> float:
         begin = time.perf_counter()
         async with KubernetesClient(SETTINGS) as client:
-            backend = ResourceBackend(client, PYTORCHJOB)
-            ref, _ = await backend.submit(cluster(JOB, wanted), wanted.identity, b"x" * 5000)
+            wanted = submission()
+            api = ResourceApi(client, wanted.kind)
+            ref, _ = await api.submit(wanted, "default")
             seconds = time.perf_counter() - begin
-            await backend.cancel(ref)
+            await api.cancel(ref)
         return seconds
 
     return asyncio.run(submit())
@@ -55,7 +56,7 @@ def sync_client() -> float:
     """The synchronous client of KubernetesCreateResourceOperator: the resource alone, no function."""
     from kubernetes import client, config
 
-    manifest = cluster(JOB, task()).manifest
+    manifest = submission().manifest
     begin = time.perf_counter()
     api = client.CustomObjectsApi(config.new_client_from_config(os.environ["KUBECONFIG"]))
     place = {"group": "kubeflow.org", "version": "v1", "namespace": "default", "plural": "pytorchjobs"}

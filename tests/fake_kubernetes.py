@@ -1,4 +1,4 @@
-"""An API server in memory that speaks the protocol: lists, watches, bookmarks, logs, refusals."""
+"""FakeKubernetes is an API server in memory that lists, watches, streams logs and refuses as the real one does."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from airflow_distrib.systems.kubernetes.client import KubernetesClient, Kubernet
 
 
 class FakeKubernetes:
-    """Serves objects by path; ``async with`` starts and stops it.
+    """A server that holds objects by path; ``async with`` starts and stops it.
 
     Attributes:
-        requests: how often each method and path was asked for.
-        refuse: answers with a status instead of doing anything, while it returns one.
-        logs: text of pods' logs by pod, whole lines with times.
-        log_bytes: how much of them was sent.
+        requests: how often each method and path was requested.
+        refuse: is called for every request; the request is answered with what it returns, unless that is None.
+        logs: the text of each pod's log, as whole lines that begin with a time.
+        log_closed: pods whose logs are complete, so that whoever follows them comes to an end.
+        log_bytes: how many bytes of logs were sent.
+        oldest: the version before which a watch cannot begin any more.
+        tokens: the credentials that are accepted.
     """
 
     def __init__(self) -> None:
@@ -55,7 +58,7 @@ class FakeKubernetes:
         await self._runner.cleanup()
 
     def settings(self, user: dict[str, Any] | None = None) -> KubernetesSettings:
-        """How to reach it."""
+        """Return the settings with which a client reaches this server."""
         kubeconfig = {
             "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
             "users": [{"name": "u", "user": user or {"token": "t0"}}],
@@ -65,13 +68,13 @@ class FakeKubernetes:
         return KubernetesSettings(kube_config=kubeconfig, namespace="ns")
 
     def client(self) -> KubernetesClient:
-        """A client of it."""
+        """Return a new client of this server."""
         return KubernetesClient(self.settings())
 
     # ------------------------------------------------------------------ changing
 
     def put(self, path: str, found: dict[str, Any], *, silently: bool = False) -> dict[str, Any]:
-        """Create or change an object; ``silently`` as if the watch missed it."""
+        """Create or change an object; no watch hears of it if ``silently``."""
         name = found["metadata"]["name"]
         kind = "MODIFIED" if name in self.objects[path] else "ADDED"
         stored = copy.deepcopy(found)
@@ -84,7 +87,7 @@ class FakeKubernetes:
         return stored
 
     def remove(self, path: str, name: str, *, silently: bool = False) -> None:
-        """Delete an object."""
+        """Delete an object; no watch hears of it if ``silently``."""
         self.version += 1
         gone = self.objects[path].pop(name)
         gone["metadata"]["resourceVersion"] = str(self.version)
@@ -92,11 +95,11 @@ class FakeKubernetes:
             self._publish("DELETED", path, gone)
 
     def bookmark(self, path: str) -> None:
-        """Say how far a watch has come."""
+        """Send a bookmark, which names the version that a watch has reached."""
         self._publish("BOOKMARK", path, {"metadata": {"resourceVersion": str(self.version)}})
 
     def forget_history(self) -> None:
-        """Answer 410 to watches that begin before now."""
+        """Break every stream and answer 410 to watches that begin before now."""
         self.oldest = self.version + 1
         self.version += 1
         self.cut()

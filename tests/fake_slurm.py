@@ -1,6 +1,6 @@
-"""A login node in this process: a real SSH server over real files, with commands that play Slurm.
+"""A login node in this process, which is a real SSH server over real files, with commands that play Slurm.
 
-What is sent to it runs in a real ``sh`` of this machine. ``sbatch``, ``squeue``, ``sacct``,
+Scripts that reach it run in a real ``sh`` of this machine. ``sbatch``, ``squeue``, ``sacct``,
 ``scontrol`` and ``scancel`` are one small program that keeps its jobs in a JSON file, which
 tests read and write.
 """
@@ -8,11 +8,13 @@ tests read and write.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
+import shutil
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ if name == "sbatch":
     )
     answer = job + (";" + slurm["cluster"] if slurm["cluster"] else "")
     if slurm["late"]:
-        # It is done, but whoever asked is told otherwise.
+        # The job exists, but the caller sees an error.
         slurm["late"] = False
         leave(1, err="sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\\n")
     leave(0, out=answer + "\\n")
@@ -73,8 +75,8 @@ def shown(job, each, element=""):
     values = {{"%i": number, "%F": job}}
     values.update({{"%T": each["state"], "%r": each["reason"], "%j": each["name"], "%k": each["comment"]}})
     text = options["format"]
-    for place, value in values.items():
-        text = text.replace(place, value)
+    for code, value in values.items():
+        text = text.replace(code, value)
     return text + "\\n"
 
 
@@ -128,7 +130,7 @@ if name == "scancel":
 
 
 class FakeSlurm:
-    """The server, its files, and the jobs that its commands know."""
+    """The server with its files, and the jobs that its commands know."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -146,51 +148,61 @@ class FakeSlurm:
             program = folder / "bin" / name
             program.write_text(_PROGRAM.format(python=os.path.realpath(sys.executable), folder=str(folder)))
             program.chmod(0o755)
-        self.write(
-            {"jobs": {}, "calls": [], "away": 0, "refusal": "", "late": False, "accounting": True, "cluster": ""}
-        )
+        known = {"jobs": {}, "calls": [], "away": 0, "refusal": "", "late": False, "accounting": True, "cluster": ""}
+        self._state.write_text(json.dumps(known))
 
-    # ------------------------------------------------------------------ what it knows
+    # ------------------------------------------------------------------ state
 
     def read(self) -> dict[str, Any]:
-        """All that the commands know."""
+        """Return everything that the commands know."""
         found: dict[str, Any] = json.loads(self._state.read_text())
         return found
 
-    def write(self, state: dict[str, Any]) -> None:
-        """Replace it."""
-        new = self._state.with_suffix(".mine")
-        new.write_text(json.dumps(state))
-        new.replace(self._state)
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """Everything that the commands know, to be changed while none of them runs."""
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            state = self.read()
+            yield state
+            new = self._state.with_suffix(".changed")
+            new.write_text(json.dumps(state))
+            new.replace(self._state)
 
     def set(self, **values: Any) -> None:
         """Change what concerns all jobs."""
-        self.write({**self.read(), **values})
+        with self._changing() as state:
+            state.update(values)
 
-    def change(self, job: str, **values: Any) -> None:
-        """Change one job."""
-        state = self.read()
-        state["jobs"][job].update(values)
-        self.write(state)
+    def change(self, *jobs: str, **values: Any) -> None:
+        """Change some jobs."""
+        with self._changing() as state:
+            for job in jobs:
+                state["jobs"][job].update(values)
 
     @property
     def jobs(self) -> dict[str, dict[str, Any]]:
-        """Jobs by id."""
+        """The jobs by id."""
         found: dict[str, dict[str, Any]] = self.read()["jobs"]
         return found
 
     def calls(self, command: str) -> list[list[str]]:
-        """How a command was called."""
+        """Return the arguments of every call of a command."""
         return [call[1:] for call in self.read()["calls"] if call[0] == command]
 
     def folders(self) -> list[Path]:
-        """Private folders of jobs."""
+        """Return the private folders of jobs."""
         return sorted(path.parent for path in self.home.rglob("lock"))
+
+    async def submitted(self) -> None:
+        """Wait until a job is submitted, and its id is noted in its folder."""
+        while not any((folder / "submitted").exists() for folder in self.folders()):  # noqa: ASYNC110 - a program's file
+            await asyncio.sleep(0.02)
 
     # ------------------------------------------------------------------ the server
 
     async def start(self, port: int = 0) -> None:
-        """Listen."""
+        """Begin to listen."""
         keys = asyncssh.import_authorized_keys(self._user.export_public_key().decode())
         home = str(self.home)
 
@@ -250,18 +262,18 @@ class FakeSlurm:
         self.connections.clear()
 
     async def stop(self) -> None:
-        """Do not listen any more."""
+        """Break every connection and stop listening."""
         self.cut()
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
         for process in list(self._running):
             process.kill()
-        while self._running:  # noqa: ASYNC110 - each is taken out where it was started
+        while self._running:  # noqa: ASYNC110 - each is removed by the coroutine that started it
             await asyncio.sleep(0.01)
 
     def settings(self, **other: Any) -> SshSettings:
-        """How to reach it."""
+        """Return the settings that lead to this server."""
         whole: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": self.port,
@@ -273,16 +285,35 @@ class FakeSlurm:
         return SshSettings(**{**whole, **other})
 
     def connection(self) -> str:
-        """The same as a connection of Airflow's."""
+        """Return the same as one of Airflow's connections."""
         settings = self.settings()
         extra = {"private_key": settings.private_keys[0][0], "host_key": settings.host_key}
         fields = {"conn_type": "ssh", "host": settings.host, "port": self.port, "login": "me", "extra": extra}
         return json.dumps(fields)
 
 
+class LocalStorage:
+    """Storage whose paths are those of this machine."""
+
+    def read_text(self, place: str) -> str:
+        """Read a file."""
+        return Path(place).read_text()
+
+    def download(self, place: object, local: Path) -> None:
+        """Copy a file or a folder."""
+        self.upload(Path(str(place)), str(local))
+
+    def upload(self, local: Path, place: str) -> None:
+        """Copy a file or a folder."""
+        if local.is_dir():
+            shutil.copytree(local, place)
+        else:
+            shutil.copyfile(local, place)
+
+
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[FakeSlurm]:
-    """Start one."""
+    """Start a login node, and stop it afterwards."""
     fake = FakeSlurm(folder)
     await fake.start()
     try:

@@ -1,4 +1,4 @@
-"""The button on a task's page."""
+"""A button on a task's page opens the job in a dashboard of the user's."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ def link(monkeypatch: pytest.MonkeyPatch, template: str) -> str:
 
 
 def test_the_template_is_filled_in_with_escaped_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run id holds characters that mean something in an address."""
+    """A run id holds characters that have a meaning in an address, and none may change where the link leads."""
     url = link(monkeypatch, "https://d.example/{dag_id}?run={run_id}&try={try_number}&map={map_index}")
     assert url == "https://d.example/dag?run=manual__2026-01-02T00%3A00%3A00%2B00%3A00&try=2&map=-1"
 
 
 def test_the_jobs_name_is_the_one_it_runs_under(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same as in the task log."""
+    """A dashboard can be filtered by the name that the task log shows."""
     name = JobIdentity(KEY.dag_id, KEY.run_id, KEY.task_id, -1, KEY.try_number).name()
     assert link(monkeypatch, "{job_name}") == name
 
 
 def test_without_a_template_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The button is not active."""
+    """The button stays inactive where the user has no dashboard."""
     assert link(monkeypatch, "") == ""
 
 
-def test_an_unknown_place_in_the_template_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the administrator's mistake, and Airflow logs it without failing the task."""
+def test_an_unknown_name_in_the_template_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The administrator learns which name is wrong, and Airflow logs it without failing the task."""
     with pytest.raises(ValueError, match=r"job_url_template .*\{namespce\}.*dag_id"):
         link(monkeypatch, "https://d.example/{namespce}")

@@ -1,36 +1,35 @@
-"""What Airflow and users see of the package as a whole."""
+"""Airflow and users see the package as a whole as the catalogue describes it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.resources
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
 import airflow_distrib
-from airflow_distrib.catalogue import ENTRIES, HOOKS, LINKS, PUBLIC, TRIGGERS, Entry
+from airflow_distrib import catalogue
+from airflow_distrib.catalogue import ENTRIES, LAUNCHERS, LINKS, TRIGGERS, Entry, Launcher
 from airflow_distrib.get_provider_info import get_provider_info
+from airflow_distrib.systems.kubernetes import registry
 
 REPOSITORY = Path(__file__).parents[1]
+PACKAGE = Path(airflow_distrib.__file__).parent
+HOOKED = [each for each in LAUNCHERS if each.hook]
 HEAVY = ("torch", "kubernetes", "kubernetes_asyncio", "asyncssh", "databricks", "ray", "numpy", "pandas")
-
-
-def load(path: str) -> Any:
-    """The object at a dotted path."""
-    module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 @pytest.mark.parametrize("schema", ["provider_info.schema.json", "provider.yaml.schema.json"])
 def test_provider_info_fits_airflows_own_schemas(schema: str) -> None:
-    """The second is the stricter one; it asks for release data that only Airflow's own providers have."""
+    """Airflow loads the provider, and also the stricter schema for its own providers finds nothing wrong."""
     rules = json.loads((importlib.resources.files("airflow") / schema).read_text())
     info = get_provider_info()
     if schema.startswith("provider.yaml"):
@@ -39,39 +38,57 @@ def test_provider_info_fits_airflows_own_schemas(schema: str) -> None:
 
 
 def test_the_entry_point_leads_to_the_provider_info() -> None:
-    """Airflow finds providers by it."""
+    """Airflow finds providers by this entry point only."""
     (found,) = [point for point in entry_points(group="apache_airflow_provider") if "airflow_distrib" in point.value]
     assert found.load()() == get_provider_info()
 
 
 def test_airflow_lists_the_provider_with_its_decorators_and_links() -> None:
-    """As ``airflow providers`` prints it."""
+    """What ``airflow providers`` prints is what users find in the UI and in DAG files."""
     from airflow.providers_manager import ProvidersManager
     from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime
 
     manager = ProvidersManager()
     assert "airflow-distrib" in manager.providers
     decorators = ProvidersManagerTaskRuntime().taskflow_decorators
-    assert {entry.decorator_name for entry in ENTRIES if entry.decorator} <= set(decorators)
+    assert {entry.decorator for entry in ENTRIES if entry.decorator} <= set(decorators)
     assert set(LINKS) <= set(manager.extra_links_class_names)
-    assert {hook.connection_type for hook in HOOKS} <= set(ProvidersManagerTaskRuntime().hooks)
+    assert {each.connection_type for each in HOOKED} <= set(ProvidersManagerTaskRuntime().hooks)
 
 
-def test_hooks_and_triggers_are_where_the_catalogue_says() -> None:
-    """And the hook is of the type it is listed for."""
-    for hook in HOOKS:
-        assert load(hook.path).conn_type == hook.connection_type
+def test_hooks_and_triggers_exist_as_the_catalogue_lists_them() -> None:
+    """Airflow offers a form for each connection type, and the hook behind it is of that type."""
+    for each in HOOKED:
+        assert catalogue.load(each.hook).conn_type == each.connection_type
     for trigger in TRIGGERS:
         assert importlib.import_module(trigger)
     declared = {each["connection-type"]: each["conn-fields"] for each in get_provider_info()["connection-types"]}
     assert "namespace" in declared["kubernetes"]
 
 
-def test_public_names_are_loaded_from_where_the_catalogue_says() -> None:
-    """And are all of them."""
-    assert sorted(PUBLIC) == sorted(airflow_distrib.__all__)
-    for name, path in PUBLIC.items():
-        assert getattr(airflow_distrib, name) is load(path)
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher.name)
+def test_every_launcher_of_the_catalogue_exists(launcher: Launcher) -> None:
+    """The trigger connects to a job by this row alone, whichever operator submitted the job."""
+    assert catalogue.launcher(launcher.name) is launcher
+    assert callable(catalogue.load(launcher.connect))
+    used = {each.name: each for entry in ENTRIES for each in catalogue.load(entry.operator).launchers}
+    assert used[launcher.name].outlives_worker is bool(launcher.hook)
+    if launcher.hook:
+        assert used[launcher.name].connection_argument == catalogue.load(launcher.hook).conn_name_attr
+
+
+def test_every_launcher_of_an_operator_is_in_the_catalogue() -> None:
+    """A job that the trigger could not connect to would be lost with its task."""
+    used = {each.name for entry in ENTRIES for each in catalogue.load(entry.operator).launchers}
+    assert used == {each.name for each in LAUNCHERS}
+
+
+def test_the_public_names_are_exactly_the_catalogues() -> None:
+    """A name that the catalogue lists can be imported from the package, and no other is promised."""
+    public = catalogue.public()
+    assert sorted(airflow_distrib.__all__) == sorted(public)
+    for name, path in public.items():
+        assert getattr(airflow_distrib, name) is catalogue.load(path)
     assert set(airflow_distrib.__all__) <= set(dir(airflow_distrib))
     with pytest.raises(AttributeError, match="no attribute 'Elastc'"):
         _ = airflow_distrib.Elastc
@@ -79,33 +96,88 @@ def test_public_names_are_loaded_from_where_the_catalogue_says() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.system)
 def test_every_row_of_the_catalogue_is_true(entry: Entry) -> None:
-    """Operator, config, decorator, extra and example exist and belong together."""
-    operator = load(entry.operator)
-    assert operator.config_type is load(entry.config)
+    """The operator, config, decorator, extra and example of a system exist and belong together."""
+    operator = catalogue.load(entry.operator)
+    assert operator.config_type is catalogue.load(entry.config)
     if entry.decorator:
-        assert callable(load(entry.decorator))
+        assert callable(catalogue.load(entry.decorator_path))
     text = (REPOSITORY / "dags" / entry.example).read_text()
-    shown = f"@task.{entry.decorator_name}" if entry.decorator else operator.__name__
+    shown = f"@task.{entry.decorator}" if entry.decorator else operator.__name__
     assert shown in text or operator.__name__ in text
     if entry.extra:
         assert f"\n{entry.extra} = [" in (REPOSITORY / "pyproject.toml").read_text()
 
 
+def row(entry: Entry) -> str:
+    """A system's row in a table of the documentation."""
+    decorator = f"`@task.{entry.decorator}`" if entry.decorator else "–"
+    return f"| {entry.system} | `{entry.operator.rpartition('.')[2]}` | {decorator} | {entry.works} |"
+
+
 def test_the_readmes_table_is_the_catalogues() -> None:
-    """So that it cannot promise more than there is."""
-    readme = (REPOSITORY / "README.md").read_text()
-    for entry in ENTRIES:
-        name = entry.operator.rpartition(".")[2]
-        decorator = f"`@task.{entry.decorator_name}`" if entry.decorator else "–"
-        assert f"| {entry.system} | `{name}` | {decorator} | {entry.works} |" in readme
+    """The README cannot promise more than there is."""
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    assert [line for line in lines if re.match(r"\| [^|]+ \| `\w+Operator` \|", line)] == [
+        row(each) for each in ENTRIES
+    ]
+
+
+@pytest.mark.parametrize("document", sorted((REPOSITORY / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_tables_of_systems_in_the_documentation_are_the_catalogues(document: Path) -> None:
+    """A page that lists systems lists what there is, in the same words as the README."""
+    lines = document.read_text().splitlines()
+    rows = {line for line in lines if re.match(r"\| [^|]+ \| `\w+Operator` \|", line)}
+    assert rows <= {row(each) for each in ENTRIES}
+
+
+def test_the_role_in_the_documentation_grants_exactly_what_the_package_asks_for() -> None:
+    """An administrator grants no right too many, and a new kind of job cannot be forgotten."""
+    documents = yaml.safe_load_all((REPOSITORY / "docs" / "rbac.yaml").read_text())
+    granted: dict[tuple[str, str], set[str]] = {}
+    for document in documents:
+        for rule in document.get("rules", ()):
+            for group in rule["apiGroups"]:
+                for resource in rule["resources"]:
+                    assert (group, resource) not in granted
+                    granted[group, resource] = set(rule["verbs"])
+    assert granted == {(each.group, each.resource): set(each.verbs) for each in registry.rights()}
+
+
+# Whole words where the name is short enough to be a part of others, such as "array".
+SHORT = 4
+
+
+def names_of_systems() -> set[str]:
+    """Names of systems and launchers, but for local ranks, also of systems that are still to come."""
+    launchers = {each.name for each in LAUNCHERS}
+    folders = {each.name for each in (PACKAGE / "systems").iterdir() if (each / "__init__.py").exists()}
+    others = {"kubeflow", "torchjob", "databricks", "ray", "spark", "dask"}
+    return (launchers | folders | others) - {"local"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(path for folder in ("core", "jobs", "triggers") for path in sorted((PACKAGE / folder).rglob("*.py"))),
+        PACKAGE / "operators" / "base.py",
+    ],
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
+def test_the_common_code_names_no_system(module: Path) -> None:
+    """A system or launcher is added, or taken out, without a change in what all of them share."""
+    names = sorted(names_of_systems())
+    assert {"kubernetes", "slurm", "elastic", "mpijob", "pytorchjob"} <= set(names)
+    pattern = "|".join(rf"\b{name}\b" if len(name) <= SHORT else name for name in names)
+    text = module.read_text()
+    found = [text[: match.start()].count("\n") + 1 for match in re.finditer(pattern, text, re.IGNORECASE)]
+    assert [f"{number}: {text.splitlines()[number - 1].strip()}" for number in found] == []
 
 
 def test_importing_any_module_imports_no_systems_library() -> None:
-    """DAG files are parsed over and over."""
-    package = Path(airflow_distrib.__file__).parent
+    """DAG files are parsed over and over, on machines that have none of these libraries."""
     modules = [
-        ".".join(["airflow_distrib", *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__")
-        for path in package.rglob("*.py")
+        ".".join(["airflow_distrib", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+        for path in PACKAGE.rglob("*.py")
         if path.stem != "__main__"
     ]
     assert len(modules) > 20
@@ -118,14 +190,14 @@ def test_importing_any_module_imports_no_systems_library() -> None:
 
 
 def test_importing_the_package_imports_nothing_of_airflow() -> None:
-    """Provider discovery runs before Airflow is configured."""
+    """Airflow discovers providers before it is configured, and an import would configure it too early."""
     code = "import airflow_distrib, airflow_distrib.get_provider_info, sys; print('airflow' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
 @pytest.mark.parametrize("example", sorted((REPOSITORY / "dags").glob("*.py")), ids=lambda path: path.stem)
 def test_every_example_renders_without_any_service(example: Path) -> None:
-    """Through the command that users have for it."""
+    """Users can look at what an example would submit before they have a cluster."""
     tasks = {
         "digits_ddp": "train",
         "mpi_job_kubernetes": "estimate",
@@ -146,8 +218,8 @@ def test_every_example_renders_without_any_service(example: Path) -> None:
         assert "srun" in shown["ranks"]
 
 
-def test_render_says_which_tasks_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    """When the name is wrong, or the task submits nothing."""
+def test_render_lists_the_tasks_when_the_name_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    """A user who mistyped a name, or chose a task that submits nothing, sees what to write instead."""
     from airflow_distrib.cli import main
 
     dag = str(REPOSITORY / "dags" / "digits_ddp.py")
@@ -171,10 +243,10 @@ def test_render_says_which_tasks_there_are(capsys: pytest.CaptureFixture[str]) -
         ),
     ],
 )
-def test_render_says_where_a_dag_file_is_broken(
+def test_render_names_the_line_where_a_dag_file_is_broken(
     text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line with the place, as a compiler does."""
+    """The error is one line with file and line number, which editors can jump to."""
     from airflow_distrib.cli import main
 
     (tmp_path / "dag.py").write_text(text)
@@ -187,7 +259,7 @@ def test_render_says_where_a_dag_file_is_broken(
 def test_render_finds_tasks_of_dags_with_dots_and_neighbours_of_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A DAG file imports its helpers as Airflow lets it."""
+    """A DAG file imports its helpers as Airflow lets it, and a DAG id may look like a task's prefix."""
     from airflow_distrib.cli import main
 
     (tmp_path / "neighbour_of_test_provider.py").write_text("SIZE = 2\n")

@@ -7,26 +7,29 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
 from airflow_distrib.core.errors import ConfigError
 
-Check = Callable[[str, Any], Any]
+T = TypeVar("T")
+ConfigT = TypeVar("ConfigT", bound="Config")
+Number = TypeVar("Number", int, float)
+Check = Callable[[str, object], object]
 
 
-def is_template(value: Any) -> bool:
+def is_template(value: object) -> bool:
     """True for what only gets its value at run time: Jinja text, or an upstream's XCom."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     return is_reference(value)
 
 
-def is_reference(value: Any) -> bool:
+def is_reference(value: object) -> bool:
     """True for an upstream task's output (Airflow's XComArg), known by its shape."""
     return hasattr(value, "iter_references") and hasattr(value, "resolve")
 
 
-def holds_template(value: Any) -> bool:
+def holds_template(value: object) -> bool:
     """True for a template, and for plain containers with one anywhere inside."""
     if isinstance(value, Mapping):
         return any(map(holds_template, value.values()))
@@ -51,7 +54,7 @@ class Config:
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
-    def __new__(cls, *args: Any, **values: Any) -> Self:
+    def __new__(cls, *args: object, **values: object) -> Self:
         """Meet a mistyped or positional argument with the names that exist."""
         if args:
             raise ConfigError(cls.__name__, f"takes keyword arguments only; write {cls.__name__}(field=...)")
@@ -73,7 +76,7 @@ class Config:
         """Rules that span fields; runs when no field is a template."""
 
     @classmethod
-    def _known(cls, values: Mapping[str, Any]) -> None:
+    def _known(cls, values: Mapping[str, object]) -> None:
         fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type] # made one above
         for name in values:
             if name not in fields:
@@ -86,7 +89,7 @@ class Config:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
-    def from_mapping(cls, values: Any) -> Self:
+    def from_mapping(cls, values: object) -> Self:
         """Make a config from plain values, such as an upstream task's XCom.
 
         Raises:
@@ -98,7 +101,7 @@ class Config:
             raise ConfigError(cls.__name__, f"must be of type {cls.__name__} or a mapping; got {values!r}")
         return cls(**{str(name): value for name, value in values.items()})
 
-    def merged(self, overrides: Mapping[str, Any]) -> Self:
+    def merged(self, overrides: Mapping[str, object]) -> Self:
         """A copy with some fields replaced; a mapping for a nested config is merged into it."""
         self._known(overrides)
         changes = {}
@@ -137,7 +140,7 @@ class Config:
         return {name: _plain(value) for name, value in self.values().items() if value != defaults[name]}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Config):
         return value.serialize()
     if isinstance(value, Enum):
@@ -147,17 +150,17 @@ def _plain(value: Any) -> Any:
     return str(value) if is_reference(value) else value
 
 
-def of(kind: type[Config]) -> Check:
+def of(kind: type[ConfigT]) -> Callable[[str, object], ConfigT]:
     """Check for a nested config: an instance, or a mapping to make one from."""
 
-    def check(name: str, value: Any) -> Any:
+    def check(name: str, value: object) -> ConfigT:
         return _inside(name, kind, kind.from_mapping, value)
 
     return check
 
 
-def _inside(name: str, kind: type[Config], make: Callable[[Any], Any], value: Any) -> Any:
-    """Make a nested config; what is wrong with it is told by the outer field's name, which the reader knows."""
+def _inside(name: str, kind: type[Config], make: Callable[[Any], T], value: object) -> T:
+    """Make a nested config; its errors begin with the outer field's name, which the reader knows."""
     try:
         return make(value)
     except ConfigError as error:
@@ -165,11 +168,11 @@ def _inside(name: str, kind: type[Config], make: Callable[[Any], Any], value: An
         raise ConfigError(name if field == kind.__name__ else f"{name}.{field}", error.problem) from None
 
 
-def whole(least: int = 0, most: int | None = None) -> Check:
+def whole(least: int = 0, most: int | None = None) -> Callable[[str, object], int]:
     """Check for a whole number, also as text, which is what a rendered template is."""
 
-    def check(name: str, value: Any) -> int:
-        number: int | None = _number(int, value)
+    def check(name: str, value: object) -> int:
+        number = _number(int, value)
         if number is None or isinstance(value, float) or number < least or (most is not None and number > most):
             bounds = f"at least {least}" if most is None else f"from {least} to {most}"
             raise ConfigError(name, f"must be a whole number, {bounds}; got {value!r}")
@@ -178,11 +181,11 @@ def whole(least: int = 0, most: int | None = None) -> Check:
     return check
 
 
-def seconds(above: float = 0.0) -> Check:
+def seconds(above: float = 0.0) -> Callable[[str, object], float]:
     """Check for a duration in seconds, more than ``above``."""
 
-    def check(name: str, value: Any) -> float:
-        number: float | None = _number(float, value)
+    def check(name: str, value: object) -> float:
+        number = _number(float, value)
         if number is None or not above < number < float("inf"):
             raise ConfigError(name, f"must be a number of seconds above {above:g}; got {value!r}")
         return number
@@ -190,7 +193,7 @@ def seconds(above: float = 0.0) -> Check:
     return check
 
 
-def _number(kind: Callable[[Any], Any], value: Any) -> Any:
+def _number(kind: type[Number], value: object) -> Number | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -199,7 +202,7 @@ def _number(kind: Callable[[Any], Any], value: Any) -> Any:
         return None
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """Check for true or false, also as rendered text."""
     known = {True: True, False: False, "true": True, "false": False}
     plain = value.lower() if isinstance(value, str) else value
@@ -208,17 +211,17 @@ def flag(name: str, value: Any) -> bool:
     return known[plain]
 
 
-def text(name: str, value: Any) -> str:
+def text(name: str, value: object) -> str:
     """Check for text that is not empty."""
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(name, f"must be text that is not empty; got {value!r}")
     return value
 
 
-def one_of(*allowed: str) -> Check:
+def one_of(*allowed: str) -> Callable[[str, object], str]:
     """Check for one of some words."""
 
-    def check(name: str, value: Any) -> str:
+    def check(name: str, value: object) -> str:
         if value not in allowed:
             raise ConfigError(name, f"must be one of {', '.join(allowed)}; got {value!r}")
         return str(value)
@@ -229,7 +232,7 @@ def one_of(*allowed: str) -> Check:
 def member(kind: type[Enum]) -> Check:
     """Check for a member of an enumeration, also by its value or name."""
 
-    def check(name: str, value: Any) -> Enum:
+    def check(name: str, value: object) -> Enum:
         for each, candidate in kind.__members__.items():
             if value is candidate or value in (each, candidate.value):
                 return candidate
@@ -238,7 +241,7 @@ def member(kind: type[Enum]) -> Check:
     return check
 
 
-def environment(name: str, value: Any) -> dict[str, str]:
+def environment(name: str, value: object) -> dict[str, str]:
     """Check for environment variables: names and values are text."""
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping of names to values; got {value!r}")
@@ -252,18 +255,18 @@ def environment(name: str, value: Any) -> dict[str, str]:
     return dict(value)
 
 
-def words(name: str, value: Any) -> Any:
+def words(name: str, value: object) -> Sequence[str]:
     """Check for a command: words, of which some may be templates."""
-    for word in value if isinstance(value, list | tuple) else ():
+    given = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    for word in given:
         if isinstance(word, int | float) and not isinstance(word, bool):
             raise ConfigError(name, f"must hold text; write {str(word)!r} instead of {word!r}")
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if not is_list or not value or not all(isinstance(word, str) or is_template(word) for word in value):
+    if not given or not all(isinstance(word, str) or is_template(word) for word in given):
         raise ConfigError(name, f"must be a list of words such as ['python', 'train.py']; got {value!r}")
-    return value
+    return given
 
 
-def location(name: str, value: Any) -> Any:
+def location(name: str, value: object) -> object:
     """Check for a path or a URL."""
     if not isinstance(value, str | os.PathLike) and not hasattr(value, "protocol"):
         raise ConfigError(name, f"must be a path or a URL; got {value!r}")

@@ -10,7 +10,6 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import cloudpickle
 
@@ -20,7 +19,7 @@ from airflow_distrib.runner import payload
 
 
 def pack(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], folders: Iterable[Path] = ()
+    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object], folders: Iterable[Path] = ()
 ) -> bytes:
     """Pickle a call for :func:`airflow_distrib.runner.payload.unwrap`.
 
@@ -43,7 +42,7 @@ def pack(
 
 
 @contextlib.contextmanager
-def _by_value(function: Callable[..., Any], folders: list[Path]) -> Iterator[None]:
+def _by_value(function: Callable[..., object], folders: list[Path]) -> Iterator[None]:
     registered = []
     for module in _own_modules(function, folders):
         if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
@@ -56,16 +55,16 @@ def _by_value(function: Callable[..., Any], folders: list[Path]) -> Iterator[Non
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _module_of(function: Callable[..., Any]) -> types.ModuleType | None:
+def _module_of(function: Callable[..., object]) -> types.ModuleType | None:
     inner = inspect.unwrap(_innermost(function))
     return inspect.getmodule(inner) or inspect.getmodule(type(inner))
 
 
-def _file_of(function: Callable[..., Any]) -> Path:
+def _file_of(function: Callable[..., object]) -> Path:
     return Path(getattr(_module_of(function), "__file__", None) or "")
 
 
-def _own_modules(function: Callable[..., Any], folders: list[Path]) -> Iterator[types.ModuleType]:
+def _own_modules(function: Callable[..., object], folders: list[Path]) -> Iterator[types.ModuleType]:
     own = _module_of(function)
     for module in list(sys.modules.values()):
         # Some libraries put objects there that only look like modules.
@@ -96,18 +95,20 @@ def _is_installed(module: types.ModuleType) -> bool:
     )
 
 
-def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+def _innermost(function: Callable[..., object]) -> Callable[..., object]:
     while isinstance(function, functools.partial):
         function = function.func
     return function
 
 
-def _name(function: Callable[..., Any]) -> str:
+def _name(function: Callable[..., object]) -> str:
     inner = _innermost(function)
     return getattr(inner, "__qualname__", type(inner).__qualname__)
 
 
-def _explain(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
+def _explain(
+    function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object], error: Exception
+) -> str:
     """Find the object at fault by pickling every part by itself."""
     name = _name(function)
     parts = {f"argument {index + 1}": value for index, value in enumerate(args)}
@@ -119,7 +120,7 @@ def _explain(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
     return found or f"cannot ship {name}: {error}"
 
 
-def _fault_inside(function: Any, name: str, seen: set[int]) -> str | None:
+def _fault_inside(function: object, name: str, seen: set[int]) -> str | None:
     """Name the closure variable, global or default of ``function`` that cannot be pickled."""
     function = inspect.unwrap(function) if callable(function) else function
     if not isinstance(function, types.FunctionType) or id(function) in seen:
@@ -134,7 +135,7 @@ def _fault_inside(function: Any, name: str, seen: set[int]) -> str | None:
     return None
 
 
-def _reached(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+def _reached(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # an empty cell has no value yet
             yield f"closure variable {variable!r}", cell.cell_contents
@@ -158,7 +159,7 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
             yield from _global_names(constant)
 
 
-def _fault(value: Any) -> str | None:
+def _fault(value: object) -> str | None:
     try:
         cloudpickle.dumps(value)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises is the answer
@@ -166,6 +167,6 @@ def _fault(value: Any) -> str | None:
     return None
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

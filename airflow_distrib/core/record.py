@@ -65,7 +65,7 @@ class JobRecord:
     max_tries: int = 0
     ref: JobRef | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
         return {
             "format": FORMAT,

@@ -23,7 +23,7 @@ class JobRef:
     uid: str
     address: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As plain JSON values."""
         return asdict(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from airflow.sdk import XComArg
@@ -12,8 +12,8 @@ from airflow.sdk.bases.decorator import DecoratedOperator, Task, task_decorator_
 
 from airflow_distrib import catalogue
 from airflow_distrib.core import config as configs
+from airflow_distrib.core.config import ConfigT
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.jobs.launcher import ConfigT
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.operators.configured import without_configs
 
@@ -24,7 +24,9 @@ R = TypeVar("R")
 class _FunctionOperator(DecoratedOperator):
     """Hands the function and its arguments on to the operator it is mixed into."""
 
-    def __init__(self, *, python_callable: Any, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, python_callable: Any, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any
+    ) -> None:
         call = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs}
         super().__init__(kwargs_to_upstream=call, **call, **kwargs)
 
@@ -63,7 +65,7 @@ class TaskDecorator(Generic[ConfigT]):
         multiple_outputs: bool | None = None,
         **operator_arguments: Any,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-    def __call__(self, task_config: Any = None, /, **operator_arguments: Any) -> Any:
+    def __call__(self, task_config: object = None, /, **operator_arguments: Any) -> Any:
         """Make a task.
 
         What is wrong with the config is raised here, on the decorator's own line, also for tasks
@@ -85,10 +87,10 @@ class TaskDecorator(Generic[ConfigT]):
             options["task_config"] = task_config
         if "task_config" in options:
             options["task_config"] = self.operator.mappable(options["task_config"])
-        plain = {name: without_configs(value) for name, value in options.items()}
+        plain: dict[str, Any] = {name: without_configs(value) for name, value in options.items()}
         return task_decorator_factory(python_callable=function, decorated_operator_class=self.decorated, **plain)
 
-    def _check_names(self, options: Mapping[str, Any]) -> None:
+    def _check_names(self, options: Iterable[str]) -> None:
         config = self.operator.config_type
         fields = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type] # every config is one
         for option in options:

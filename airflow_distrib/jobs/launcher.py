@@ -6,13 +6,14 @@ client* submits, finds, watches, cancels and cleans up; worker and triggerer use
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from airflow_distrib.core.config import Check, Config
+from airflow_distrib.core.config import Check, ConfigT
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobStatus, Problem
@@ -80,7 +81,7 @@ class Submission:
     log: bool = True
     log_parts: tuple[str, ...] | None = None
     named: bool = False
-    patience: Mapping[str, Any] = field(default_factory=dict)
+    patience: Mapping[str, float | None] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
     def shown(self) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class Conclusion:
     problem: Problem | None = None
     outcomes: Mapping[str, list[Outcome]] = field(default_factory=dict)
     elements: tuple[str, ...] | None = None
-    report: Any = None
+    report: object = None
     exit_code: int | None = None
 
 
@@ -150,24 +151,27 @@ class Storage(Protocol):
     def read_text(self, place: str) -> str:
         """Read a whole file."""
 
-    def download(self, place: Any, local: Path) -> None:
+    def download(self, place: object, local: Path) -> None:
         """Copy a file or a folder to this machine."""
 
     def upload(self, local: Path, place: str) -> None:
         """Copy a file or a folder from this machine."""
 
 
-class JobWatch(Protocol):
+class JobWatch(ABC):
     """One job, watched until it is over; made and closed by :meth:`JobClient.watch`."""
 
     @property
     def outage(self) -> float:
         """Seconds for which the system has not answered; 0 while it does."""
+        return 0.0
 
     @property
     def trouble(self) -> str:
         """What is wrong during an outage."""
+        return ""
 
+    @abstractmethod
     def observe(self, now: float) -> Observation:
         """What is known at ``now``, seconds since the epoch.
 
@@ -175,35 +179,37 @@ class JobWatch(Protocol):
             ClusterError: the system has not answered, or refused, for too long.
         """
 
+    @abstractmethod
     async def wait(self, seconds: float) -> None:
         """Wait for a change, at most so long."""
 
     async def finish(self, seen: Observation) -> tuple[Outcome, ...]:
         """Let the logs catch up; returns what the ranks reported."""
+        return seen.outcomes
 
     def positions(self) -> dict[str, Any]:
         """How far each log was shown."""
+        return {}
 
 
 S = TypeVar("S", bound=Submission)
-S_contra = TypeVar("S_contra", bound=Submission, contravariant=True)
-ConfigT = TypeVar("ConfigT", bound=Config)
-ConfigT_contra = TypeVar("ConfigT_contra", bound=Config, contravariant=True)
 
 
-class JobClient(Protocol[S_contra]):
+class JobClient(ABC, Generic[S]):
     """The jobs of one connection.
 
     Attributes:
         confirm_seconds: how long a cancel should wait to see the job gone, when there is time.
     """
 
-    confirm_seconds: float
+    confirm_seconds = 0.0
 
-    async def reserve(self, submission: S_contra) -> JobRef:
+    @abstractmethod
+    async def reserve(self, submission: S) -> JobRef:
         """Where the job will be, before it is submitted: a reference without a uid."""
 
-    async def submit(self, submission: S_contra, reserved: JobRef, storage: Storage) -> tuple[JobRef, bool]:
+    @abstractmethod
+    async def submit(self, submission: S, reserved: JobRef, storage: Storage) -> tuple[JobRef, bool]:
         """Create the reserved job, or find what an earlier attempt of the same try created.
 
         Returns:
@@ -217,21 +223,23 @@ class JobClient(Protocol[S_contra]):
     async def release(self, reserved: JobRef) -> None:
         """Remove what was prepared for a job that was never submitted."""
 
+    @abstractmethod
     async def find(self, reserved: JobRef, identity: JobIdentity) -> JobRef | None:
         """The reserved job, if it was created and is not being deleted."""
 
-    async def complete(self, ref: JobRef, submission: S_contra) -> None:
+    async def complete(self, ref: JobRef, submission: S) -> None:
         """Complete a job whose worker died while it was created."""
 
+    @abstractmethod
     async def status(self, ref: JobRef) -> JobStatus | None:
         """Where the job stands; None when it is gone, or somebody cancelled it."""
 
+    @abstractmethod
     def watch(self, waiting: Waiting, emit: Emit) -> AbstractAsyncContextManager[JobWatch]:
         """Watch one job."""
 
-    async def fetch(
-        self, submission: S_contra, waiting: Waiting, ending: Ending, emit: Emit, storage: Storage
-    ) -> Conclusion:
+    @abstractmethod
+    async def fetch(self, submission: S, waiting: Waiting, ending: Ending, emit: Emit, storage: Storage) -> Conclusion:
         """Show the rest of the log and collect the results of a job that is over.
 
         Raises:
@@ -239,6 +247,7 @@ class JobClient(Protocol[S_contra]):
             JobError: they are lost.
         """
 
+    @abstractmethod
     async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
         """End a job with everything that belongs to it; cancelling twice is no error.
 
@@ -250,51 +259,63 @@ class JobClient(Protocol[S_contra]):
             Whether it is known to be gone.
         """
 
-    async def reap(self, submission: S_contra, keep: JobRef | None) -> list[JobRef]:
+    async def reap(self, submission: S, keep: JobRef | None) -> list[JobRef]:
         """Cancel jobs of the task instance's other tries."""
+        del submission, keep
+        return []
 
     async def clean_up(self, ref: JobRef) -> None:
         """Remove what a finished job leaves."""
+        await self.cancel(ref)
 
+    @abstractmethod
     def describe(self, ref: JobRef) -> str:
         """What the log calls the job."""
 
 
-class Launcher(Protocol[ConfigT_contra, S]):
+class Launcher(ABC, Generic[ConfigT, S]):
     """Runs the jobs of one system in one way; holds no state.
 
     Attributes:
         name: "local", or the name of a kind of cluster; users choose by it.
-        arguments: operator arguments of its own.
-        takes: names of all operator arguments it honours, among those that not every launcher does.
         connection_argument: name of the argument that holds the connection's id; empty without one.
         outlives_worker: whether its jobs go on when the worker dies, so that a task can defer.
+        honours: names of the common operator arguments it honours, among those that not every launcher does.
     """
 
     name: ClassVar[str]
-    connection_argument: ClassVar[str]
-    outlives_worker: ClassVar[bool]
+    connection_argument: ClassVar[str] = ""
+    outlives_worker: ClassVar[bool] = True
+    honours: ClassVar[tuple[str, ...]] = ()
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        """See the class."""
+        """Operator arguments of its own."""
+        return ()
 
     @property
     def takes(self) -> frozenset[str]:
-        """See the class."""
+        """Names of all operator arguments it honours, among those that not every launcher does."""
+        return frozenset({*(each.name for each in self.arguments), *self.honours})
 
-    def suits(self, config: ConfigT_contra) -> bool:
+    def suits(self, config: ConfigT) -> bool:
         """Whether it is the right one for a config where the user names none."""
+        del config
+        return True
 
-    def implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def implied_config(self, arguments: Mapping[str, object]) -> Mapping[str, object] | None:
         """Fields of the config that the arguments already hold; None if they hold none."""
+        del arguments
+        return None
 
-    def render(self, config: ConfigT_contra, request: JobRequest) -> S:
+    @abstractmethod
+    def render(self, config: ConfigT, request: JobRequest) -> S:
         """Render a complete config; pure.
 
         Raises:
             ConfigError: an option that this launcher cannot honour.
         """
 
+    @abstractmethod
     def connect(self, connection: Connection) -> AbstractAsyncContextManager[JobClient[S]]:
         """Open a client, in the running event loop."""

@@ -76,14 +76,14 @@ class JobRequest:
         return fields
 
 
-def digest(what: Mapping[str, Any], function: Callable[..., Any] | None) -> str:
+def digest(what: Mapping[str, object], function: Callable[..., object] | None) -> str:
     """Digest of what a task wants, the same for every try that wants the same.
 
     It counts what the user wrote, not what is rendered from it: a release of this package that
     renders otherwise must not replace running jobs. Of the function its source counts, because
     its pickle differs from process to process.
     """
-    parts: list[Any] = [what]
+    parts: list[object] = [what]
     if function is not None:
         try:
             parts.append(inspect.getsource(inspect.unwrap(function)))
@@ -92,7 +92,7 @@ def digest(what: Mapping[str, Any], function: Callable[..., Any] | None) -> str:
     return hashlib.sha256(json.dumps(_stable(parts)).encode()).hexdigest()
 
 
-def _stable(value: Any) -> Any:
+def _stable(value: object) -> object:
     """Plain values that are the same in every process: without addresses, and in order."""
     if isinstance(value, Config):
         return _stable(value.serialize())

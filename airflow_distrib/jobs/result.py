@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from airflow_distrib.core.diagnosis import hint_for
 from airflow_distrib.core.errors import (
@@ -28,7 +27,7 @@ from airflow_distrib.runner.outcome import Outcome
 log = logging.getLogger(__name__)
 
 
-def value_of(reported: Sequence[Outcome], exit_code: int, read: Callable[[str], str]) -> tuple[Any, list[str]]:
+def value_of(reported: Sequence[Outcome], exit_code: int, read: Callable[[str], str]) -> tuple[object, list[str]]:
     """Return rank 0's value and the warnings about its conversion.
 
     Args:
@@ -80,7 +79,7 @@ def problem_error(problem: Problem) -> ProblemError:
     return _ERRORS[problem.category](problem)
 
 
-def value_or_error(found: Conclusion, *, returns: bool, read: Callable[[str], str]) -> Any:
+def value_or_error(found: Conclusion, *, returns: bool, read: Callable[[str], str]) -> object:
     """The task's value.
 
     Args:

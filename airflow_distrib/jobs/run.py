@@ -99,7 +99,7 @@ class JobRun(Generic[S]):
 
     # ------------------------------------------------------------------ before and after the deferral
 
-    async def start(self, attempt: Attempt[S], *, deferrable: bool) -> tuple[Waiting | None, Any]:
+    async def start(self, attempt: Attempt[S], *, deferrable: bool) -> tuple[Waiting | None, object]:
         """Submit or adopt; returns what to wait for in a trigger, or None and the task's value."""
         defers = deferrable and self._launcher.outlives_worker
         try:
@@ -117,7 +117,7 @@ class JobRun(Generic[S]):
             await self._cancel_unless_adopted_later(attempt)
             raise
 
-    async def resume(self, attempt: Attempt[S], waiting: Waiting, ending: Ending) -> Any:
+    async def resume(self, attempt: Attempt[S], waiting: Waiting, ending: Ending) -> object:
         """Fetch the result of a job that a trigger has waited for."""
         self.ref = waiting.ref
         self._records.write(Phase.RESUMED, waiting.ref)
@@ -221,7 +221,7 @@ class JobRun(Generic[S]):
 
     # ------------------------------------------------------------------ the result
 
-    async def _concluded(self, client: JobClient[S], attempt: Attempt[S], waiting: Waiting, ending: Ending) -> Any:
+    async def _concluded(self, client: JobClient[S], attempt: Attempt[S], waiting: Waiting, ending: Ending) -> object:
         """Turn an ending into the task's value or error, and remove the job."""
         try:
             found = await client.fetch(attempt.submission, waiting, ending, self._emit, self._storage)

@@ -52,7 +52,8 @@ class _Wait:
             lasting, limit = self._lasting(seen.obstacles)
             if lasting is not None:
                 return seen, lasting.problem or seen.problem
-            if deadline is not None and now >= deadline:
+            # A job that has failed settles within seconds; its ranks know better what was wrong.
+            if deadline is not None and now >= deadline and seen.status.state is not JobState.FAILED:
                 return seen, timed_out(seen.status.state)
             limits = [LOOK_SECONDS, limit, seen.look_again, deadline - now if deadline is not None else None]
             await self._watch.wait(max(0.05, min(each for each in limits if each is not None)))

@@ -32,12 +32,12 @@ class Waiting:
     ref: JobRef
     connection: str
     deadline: float | None = None
-    patience: Mapping[str, Any] = field(default_factory=dict)
+    patience: Mapping[str, float | None] = field(default_factory=dict)
     logs: bool = True
     log_parts: tuple[str, ...] | None = None
     named: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As plain JSON values, without what is at its default: older triggers do not know new names."""
         plain = vars(Waiting(self.ref, self.connection))
         values = {name: value for name, value in vars(self).items() if value != plain[name]}
@@ -72,7 +72,7 @@ class Ending:
     outcomes: tuple[Outcome, ...] = ()
     log: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """As plain JSON values, small enough for a row in a database."""
         return {
             "succeeded": self.succeeded,

@@ -35,7 +35,7 @@ SHIPPABLE_CONTEXT = frozenset(
 )
 
 
-def check_function(function: Any, args: Collection[Any], kwargs: Mapping[str, Any]) -> None:
+def check_function(function: object, args: Collection[object], kwargs: Mapping[str, object]) -> None:
     """Reject what cannot run on ranks, and arguments that do not fit.
 
     Raises:
@@ -66,8 +66,11 @@ def check_function(function: Any, args: Collection[Any], kwargs: Mapping[str, An
 
 
 def call_arguments(
-    function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any], context: Mapping[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
+    function: Callable[..., object],
+    args: Collection[object],
+    kwargs: Mapping[str, object],
+    context: Mapping[str, object],
+) -> tuple[list[object], dict[str, object]]:
     """Complete the arguments from the context, as TaskFlow does, and make them plain."""
     wanted = _open_parameters(function, args, kwargs)
     if _takes_any_keyword(function):
@@ -78,7 +81,9 @@ def call_arguments(
     return [plain(value) for value in args], {name: plain(value) for name, value in complete.items()}
 
 
-def _open_parameters(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> set[str]:
+def _open_parameters(
+    function: Callable[..., object], args: Collection[object], kwargs: Mapping[str, object]
+) -> set[str]:
     """Parameters that the given arguments leave open."""
     signature = _signature(function)
     parameters = signature.parameters.values() if signature else ()
@@ -86,7 +91,7 @@ def _open_parameters(function: Callable[..., Any], args: Collection[Any], kwargs
     return named - _given(function, args, kwargs)
 
 
-def _given(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[str, Any]) -> set[str]:
+def _given(function: Callable[..., object], args: Collection[object], kwargs: Mapping[str, object]) -> set[str]:
     """Parameters that the arguments fill, by position or by name."""
     signature = _signature(function)
     parameters = signature.parameters.values() if signature else ()
@@ -94,7 +99,7 @@ def _given(function: Callable[..., Any], args: Collection[Any], kwargs: Mapping[
     return {*positional[: len(args)], *kwargs}
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+def _signature(function: Callable[..., object]) -> inspect.Signature | None:
     """None for builtins that do not tell."""
     try:
         return inspect.signature(function)
@@ -102,7 +107,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
         return None
 
 
-def _takes_any_keyword(function: Callable[..., Any]) -> bool:
+def _takes_any_keyword(function: Callable[..., object]) -> bool:
     signature = _signature(function)
     return signature is not None and any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
@@ -123,7 +128,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def ranks_of(given: Any) -> list[int] | None:
+def ranks_of(given: object) -> list[int] | None:
     """``"all"`` is None, which is what the runner takes for every rank."""
     if given == "all":
         return None

@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from airflow.sdk import Context, ObjectStoragePath, conf
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError, TaskDeferralTimeout
 
 from airflow_distrib.core import config as configs
-from airflow_distrib.core.config import Config
+from airflow_distrib.core.config import Config, ConfigT
 from airflow_distrib.core.errors import ConfigError, DistribError
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Phase
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.jobs.launcher import Argument, ConfigT
+from airflow_distrib.jobs.launcher import Argument
 from airflow_distrib.jobs.request import DEADLINE_MARGIN_SECONDS, JobRequest, digest
 from airflow_distrib.jobs.run import Attempt, JobRun
 from airflow_distrib.jobs.waiting import Ending, Waiting
@@ -30,6 +30,8 @@ from airflow_distrib.operators.launching import LIMITED, AnyLauncher
 from airflow_distrib.operators.payloads import pack, place_payload
 from airflow_distrib.operators.record_store import RecordStore
 from airflow_distrib.operators.storage import AirflowStorage
+
+T = TypeVar("T")
 
 KEEP_JOB = ("never", "on_failure", "always")
 
@@ -98,11 +100,11 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
     def __init__(
         self,
         *,
-        task_config: Any = None,
-        python_callable: Callable[..., Any] | None = None,
-        op_args: Collection[Any] | None = None,
-        op_kwargs: Mapping[str, Any] | None = None,
-        task_config_overrides: Any = None,
+        task_config: object = None,
+        python_callable: Callable[..., object] | None = None,
+        op_args: Collection[object] | None = None,
+        op_kwargs: Mapping[str, object] | None = None,
+        task_config_overrides: object = None,
         launcher: str | None = None,
         deferrable: bool = True,
         log_ranks: Sequence[int] | str = (0,),
@@ -174,7 +176,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         for name, argument in self.launcher_arguments.items():
             setattr(self, name, launching.checked(argument, getattr(self, name)))
 
-    def _arguments(self) -> dict[str, Any]:
+    def _arguments(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.launcher_arguments}
 
     def _given(self) -> list[str]:
@@ -182,7 +184,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         own = [name for name, value in self._arguments().items() if value is not None]
         return own + [name for name, default in LIMITED.items() if getattr(self, name) != default]
 
-    def _implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def _implied_config(self, arguments: Mapping[str, object]) -> Mapping[str, object] | None:
         """Fields of the config that arguments already hold, where the user gives no config."""
         implied = (launcher.implied_config(arguments) for launcher in self.launchers)
         return next((each for each in implied if each is not None), None)
@@ -193,11 +195,11 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             self.task_config = self.check_config(implied)
         return super().final_config()
 
-    def unknown_fields(self, config: Any) -> list[str]:
+    def unknown_fields(self, config: object) -> list[str]:
         """What templates and upstream tasks still have to supply."""
         return super().unknown_fields(config) + launching.unknown(self.launcher_arguments, self._arguments())
 
-    def _chosen(self, config: Any) -> AnyLauncher:
+    def _chosen(self, config: object) -> AnyLauncher:
         """Where a job of ``config`` runs; the config may still be a template."""
         names = {each.name for each in self.launchers}
         # The setting is for all operators that can.
@@ -229,7 +231,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             **payload,
         )
 
-    def render(self, context: Context | None = None) -> dict[str, Any]:
+    def render(self, context: Context | None = None) -> dict[str, object]:
         """Return what would be started, without starting it or needing any service.
 
         Args:
@@ -250,7 +252,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             return {**shown, "known at run time": unknown}
         return {**shown, **self._launcher_named(self.launcher).render(config, self._request(identity)).shown()}
 
-    def spec_hash(self, config: Any) -> str:
+    def spec_hash(self, config: object) -> str:
         """Digest of what is wanted, the same for every try that wants the same."""
         parts = {name: getattr(self, name) for name, each in self.launcher_arguments.items() if each.part_of_job}
         what = {"launcher": self.launcher, "config": config, "args": self.op_args, "kwargs": self.op_kwargs, **parts}
@@ -258,7 +260,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
 
     # ------------------------------------------------------------------ running
 
-    def execute(self, context: Context) -> Any:
+    def execute(self, context: Context) -> object:
         """Run the job and return rank 0's value.
 
         Raises:
@@ -279,7 +281,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             )
         return value
 
-    def _permanent_errors(self, context: Context, step: Callable[[], Any]) -> Any:
+    def _permanent_errors(self, context: Context, step: Callable[[], T]) -> T:
         try:
             return step()
         except DistribError as error:
@@ -298,7 +300,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             if launcher.name == record.ref.launcher and launcher.outlives_worker:
                 self._run_with(launcher, store).abandon()
 
-    def _execute(self, context: Context) -> tuple[Waiting | None, Any]:
+    def _execute(self, context: Context) -> tuple[Waiting | None, object]:
         config = self.final_config()
         self._check_arguments()
         launcher = self._chosen(config)
@@ -315,7 +317,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         self.job_ref = run.ref
         return waiting, value
 
-    def _warn(self, launcher: AnyLauncher, config: Any) -> None:
+    def _warn(self, launcher: AnyLauncher, config: object) -> None:
         """About ranks that do not exist, and about what a launcher that Airflow's configuration names ignores."""
         for name in launching.not_honoured(launcher, self._given()):
             self.log.warning("%s has no effect with launcher=%r", name, launcher.name)
@@ -337,7 +339,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
 
     @contextlib.contextmanager
     def _attempt(
-        self, context: Context, store: RecordStore, config: Any, launcher: AnyLauncher, *, submits: bool = True
+        self, context: Context, store: RecordStore, config: object, launcher: AnyLauncher, *, submits: bool = True
     ) -> Iterator[Attempt[Any]]:
         """This try's job, rendered; a payload that does not travel with it exists until it is consumed."""
         identity = tries.identity(context, self, store.scope)
@@ -356,11 +358,11 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
 
     def execute_complete(
         self, context: Context, event: Mapping[str, Any] | None = None, waiting: Mapping[str, Any] | None = None
-    ) -> Any:
+    ) -> object:
         """Fetch the result of the job that a trigger has waited for."""
         return self._permanent_errors(context, lambda: self._fetch(context, dict(event or {}), waiting))
 
-    def _fetch(self, context: Context, event: dict[str, Any], given: Mapping[str, Any] | None) -> Any:
+    def _fetch(self, context: Context, event: Mapping[str, Any], given: Mapping[str, Any] | None) -> object:
         config = self.final_config()
         store = RecordStore(context, durable=self.durable)
         ref = tries.awaited(store, given)
@@ -379,7 +381,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             waiting = Waiting.from_json(given) if given is not None else run.waiting(attempt, ref)
             return asyncio.run(run.resume(attempt, waiting, Ending.from_json(event)))
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> object:
         """As Airflow does; but a job whose trigger was lost is adopted or cancelled, not forgotten."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)

@@ -9,9 +9,8 @@ from airflow.sdk import BaseOperator, XComArg
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_distrib.core import config as configs
-from airflow_distrib.core.config import Config
+from airflow_distrib.core.config import Config, ConfigT
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.jobs.launcher import ConfigT
 
 
 class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
@@ -19,7 +18,7 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
 
     config_type: ClassVar[type[Config]]
 
-    def __init__(self, *, task_config: Any, task_config_overrides: Any, **kwargs: Any) -> None:
+    def __init__(self, *, task_config: object, task_config_overrides: object, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._given_config = task_config
         self.task_config = self.check_config(task_config)
@@ -39,13 +38,13 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
         return super().partial(**{name: without_configs(value) for name, value in kwargs.items()})
 
     @classmethod
-    def mappable(cls, given: Any) -> Any:
+    def mappable(cls, given: object) -> object:
         """A config that holds upstream outputs as the mapping that stands for it."""
         config = cls.check_config(given)
         return config.plain() if isinstance(config, Config) and _references(config) else given
 
     @classmethod
-    def check_config(cls, given: Any) -> Any:
+    def check_config(cls, given: object) -> object:
         """Turn what a user gave as ``task_config`` into a config; templates stay.
 
         Raises:
@@ -96,7 +95,7 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
 
-    def unknown_fields(self, config: Any) -> list[str]:
+    def unknown_fields(self, config: object) -> list[str]:
         """What templates and upstream tasks still have to supply."""
         fields = (
             [f"task_config.{name}" for name in config.templates()] if isinstance(config, Config) else ["task_config"]
@@ -114,7 +113,7 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
         return config.merged(overrides) if isinstance(config, Config) else config
 
 
-def without_configs(value: Any) -> Any:
+def without_configs(value: object) -> object:
     """Configs that hold upstream outputs as the mappings that stand for them, also inside other mappings."""
     if isinstance(value, Config):
         return value.plain() if _references(value) else value
@@ -123,7 +122,7 @@ def without_configs(value: Any) -> Any:
     return value
 
 
-def _references(value: Any) -> list[Any]:
+def _references(value: object) -> list[Any]:
     """Upstream outputs anywhere inside a config; Airflow itself only looks into plain containers."""
     if isinstance(value, Config):
         return _references(value.values())

@@ -18,7 +18,7 @@ def connection_of(operator: Any, launcher: AnyLauncher) -> Connection:
     conn_id = getattr(operator, launcher.connection_argument) or hook_class.default_conn_name
     settings = hook_class(conn_id).settings()
 
-    async def read() -> Any:
+    async def read() -> object:
         return settings
 
     return Connection(conn_id, read)

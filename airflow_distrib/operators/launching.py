@@ -14,7 +14,7 @@ from airflow_distrib.jobs.launcher import Argument, Launcher
 AnyLauncher = Launcher[Any, Any]
 
 # Arguments of every operator that not every launcher honours, with their defaults.
-LIMITED: Mapping[str, Any] = {
+LIMITED: Mapping[str, object] = {
     "keep_job": "never",
     "python": None,
     "result_path": None,
@@ -33,7 +33,7 @@ def with_parameters(init: Callable[..., None], names: Iterable[str]) -> Callable
     Airflow reads names of arguments from signatures: for ``default_args``, ``partial()`` and ``expand()``.
     """
 
-    def init_with_parameters(self: Any, **kwargs: Any) -> None:
+    def init_with_parameters(self: object, **kwargs: object) -> None:
         init(self, **kwargs)
 
     added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
@@ -45,14 +45,14 @@ def with_parameters(init: Callable[..., None], names: Iterable[str]) -> Callable
     return init_with_parameters
 
 
-def checked(argument: Argument, value: Any) -> Any:
+def checked(argument: Argument, value: object) -> object:
     """The normal form of a value; what only gets its value at run time stays."""
     if value is None or (argument.templated and configs.is_template(value)):
         return value
     return argument.check(argument.name, value)
 
 
-def unknown(arguments: Mapping[str, Argument], values: Mapping[str, Any]) -> list[str]:
+def unknown(arguments: Mapping[str, Argument], values: Mapping[str, object]) -> list[str]:
     """Names of what templates and upstream tasks still have to supply, of what makes the job."""
     found: list[str] = []
     for name, argument in arguments.items():
@@ -66,7 +66,7 @@ def unknown(arguments: Mapping[str, Argument], values: Mapping[str, Any]) -> lis
     return found
 
 
-def _is_open(value: Any) -> bool:
+def _is_open(value: object) -> bool:
     if isinstance(value, Config):
         return bool(value.templates())
     if isinstance(value, Mapping):
@@ -77,7 +77,7 @@ def _is_open(value: Any) -> bool:
 
 
 def choose(
-    owner: str, launchers: tuple[AnyLauncher, ...], asked: str, given: Mapping[str, Any], config: Any
+    owner: str, launchers: tuple[AnyLauncher, ...], asked: str, given: Mapping[str, object], config: object
 ) -> AnyLauncher:
     """The launcher of a job: the one that is asked for, or the first that honours every argument and suits the config.
 

@@ -39,7 +39,7 @@ def _dag_folders(operator: Any, context: Context) -> list[Path]:
 
 @contextlib.contextmanager
 def place_payload(
-    payload: bytes | None, folder: Any, identity: JobIdentity, store: RecordStore
+    payload: bytes | None, folder: object, identity: JobIdentity, store: RecordStore
 ) -> Iterator[dict[str, Any]]:
     """Write the payload below ``folder``, if there is one; it is removed once the job is consumed.
 

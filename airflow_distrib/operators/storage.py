@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from airflow.sdk import ObjectStoragePath
 
@@ -15,7 +14,7 @@ class AirflowStorage:
     def read_text(self, place: str) -> str:
         return str(ObjectStoragePath(place).read_text())
 
-    def download(self, place: Any, local: Path) -> None:
+    def download(self, place: object, local: Path) -> None:
         source = place if isinstance(place, ObjectStoragePath) else ObjectStoragePath(str(place))
         if source.is_dir():
             source.fs.get(source.path, str(local), recursive=True)

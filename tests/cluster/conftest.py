@@ -43,6 +43,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterato
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
     shutil.copytree(Path(__file__).parent / "dags", dags)
+    shutil.copy(REPOSITORY / "tests/dying.py", dags)
     for example in ("mpi_job_kubernetes.py", "pytorch_job_kubernetes.py"):
         shutil.copy(REPOSITORY / "dags" / example, dags)
     settings = {

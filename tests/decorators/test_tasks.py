@@ -1,13 +1,14 @@
-"""@task.elastic and @task.pytorch_job."""
+"""The decorators @task.elastic and @task.pytorch_job make tasks as Airflow's own @task does."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG, BaseOperator, XComArg, task
 
-from airflow_distrib import ConfigError, Elastic, PyTorchJob, Replica
+from airflow_distrib import ConfigError, Elastic, ElasticOperator, PyTorchJob, Replica
 
 
 def train(rate: float) -> dict[str, float]:
@@ -15,7 +16,7 @@ def train(rate: float) -> dict[str, float]:
     return {"loss": rate}
 
 
-def made(decorator: Any, **call: Any) -> Any:
+def made(decorator: Callable[[Any], Any], **call: Any) -> Any:
     """The operator behind one decorated call."""
     with DAG("d", schedule=None):
         return decorator(train)(**(call or {"rate": 0.1})).operator
@@ -31,8 +32,8 @@ def made(decorator: Any, **call: Any) -> Any:
         lambda function: task.elastic(task_config=Elastic())(function),
     ],
 )
-def test_every_way_to_write_the_decorator_gives_the_same_task(decorator: Any) -> None:
-    """Bare, called, with the config by position or by name."""
+def test_every_way_to_write_the_decorator_gives_the_same_task(decorator: Callable[[Any], Any]) -> None:
+    """Users may leave out the parentheses, and give the config by position or by name."""
     operator = made(decorator)
     assert operator.task_config == Elastic()
     assert operator.task_id == "train"
@@ -42,7 +43,7 @@ def test_every_way_to_write_the_decorator_gives_the_same_task(decorator: Any) ->
 
 
 def test_operator_arguments_are_passed_on() -> None:
-    """Airflow's own and this package's."""
+    """A decorated task takes Airflow's own arguments and those of this package."""
     config = PyTorchJob(worker=Replica(replicas=1))
     operator = made(
         lambda f: task.pytorch_job(config, launcher="local", retries=2, log_ranks="all", multiple_outputs=False)(f)
@@ -57,7 +58,7 @@ def test_operator_arguments_are_passed_on() -> None:
 
 
 def test_override_changes_the_config_of_one_call() -> None:
-    """The decorated function stays as it is."""
+    """One function can run in several sizes, and the decorated function stays as it is."""
     decorated = task.elastic(Elastic(nproc_per_node=2))(train)
     with DAG("d", schedule=None):
         other = decorated.override(task_config=Elastic(nproc_per_node=4), task_id="other")(rate=1.0)
@@ -67,7 +68,7 @@ def test_override_changes_the_config_of_one_call() -> None:
 
 
 def test_mapped_tasks_keep_their_config() -> None:
-    """Each mapped instance becomes an operator with it."""
+    """Each mapped instance becomes an operator with the config that the decorator was given."""
     with DAG("d", schedule=None):
         mapped = task.elastic(Elastic(nproc_per_node=2), log_ranks=[1])(train).expand(rate=[0.1, 0.2]).operator
     operator = mapped.unmap({"op_kwargs": {"rate": 0.2}, "op_args": []})
@@ -76,13 +77,13 @@ def test_mapped_tasks_keep_their_config() -> None:
 
 
 def test_a_config_given_twice_is_refused() -> None:
-    """By position and by name."""
+    """Neither the positional nor the named one may win by accident."""
     with pytest.raises(ConfigError, match="task_config: @task.elastic got it twice"):
         task.elastic(Elastic(), task_config=Elastic())
 
 
 def test_a_missing_config_is_an_error_when_the_dag_is_parsed() -> None:
-    """A PyTorchJob has no default number of workers."""
+    """A PyTorchJob has no default number of workers, so that nobody starts one of the wrong size."""
     with pytest.raises(ConfigError, match=r"task_config\.worker\.replicas: is required"):
         made(lambda f: task.pytorch_job(f))
 
@@ -95,14 +96,14 @@ def test_a_missing_config_is_an_error_when_the_dag_is_parsed() -> None:
         (lambda: task.elastic({"nproc": 2}), "did you mean 'nproc_per_node'"),
     ],
 )
-def test_a_mistake_in_a_decorator_is_met_on_its_own_line(decorate: Any, message: str) -> None:
-    """Also when the task is mapped and only made at run time."""
+def test_a_mistake_in_a_decorator_is_raised_on_its_own_line(decorate: Callable[[], Any], message: str) -> None:
+    """A mapped task is made only at run time, which would be too late to find a typing error."""
     with pytest.raises(ConfigError, match=message):
         decorate()
 
 
 def test_a_config_may_come_later() -> None:
-    """From override, or from a DAG's default arguments."""
+    """It may come from override() or from the DAG's default arguments."""
     later = PyTorchJob(worker=Replica(replicas=1))
     decorated = task.pytorch_job(launcher="local")(train)
     with DAG("d", schedule=None, default_args={"task_config": later}):
@@ -110,10 +111,8 @@ def test_a_config_may_come_later() -> None:
         assert decorated(rate=1.0).operator.task_config == later
 
 
-def test_an_upstreams_output_inside_the_config_of_a_mapped_task_makes_it_upstream() -> None:
-    """Also of a classic operator."""
-    from airflow_distrib import ElasticOperator
-
+def test_an_upstreams_output_in_the_config_of_a_mapped_task_makes_its_task_upstream() -> None:
+    """Neither a decorated nor a classic task may start before its size is known."""
     with DAG("d", schedule=None):
         first = XComArg(BaseOperator(task_id="first"))
         config = Elastic(env={"A": first})  # type: ignore[dict-item] # known at run time
@@ -123,15 +122,13 @@ def test_an_upstreams_output_inside_the_config_of_a_mapped_task_makes_it_upstrea
 
 
 def test_a_config_of_another_system_is_an_error_when_the_dag_is_parsed() -> None:
-    """The names look alike."""
+    """The names look alike, and most fields would even fit."""
     with pytest.raises(ConfigError, match="task_config: must be of type PyTorchJob, not Elastic"):
         made(lambda f: task.pytorch_job(Elastic(), launcher="local")(f))
 
 
-def test_positional_config_via_partial_of_a_classic_operator() -> None:
-    """Configs can be mapped over."""
-    from airflow_distrib import ElasticOperator
-
+def test_the_config_of_a_classic_operator_can_be_mapped_over() -> None:
+    """One task can try several configs, each in a job of its own."""
     with DAG("d", schedule=None):
         mapped = ElasticOperator.partial(task_id="t", python_callable=print).expand(
             task_config=[{"nproc_per_node": 2}, {}]

@@ -12,13 +12,24 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from airflow_distrib.catalogue import Entry, Launcher
+from airflow_distrib import catalogue
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState, JobStatus
-from airflow_distrib.jobs.launcher import Argument, Conclusion, Connection, Emit, Observation, Storage, Submission
+from airflow_distrib.jobs.launcher import (
+    Argument,
+    Conclusion,
+    Connection,
+    Emit,
+    JobClient,
+    JobWatch,
+    Launcher,
+    Observation,
+    Storage,
+    Submission,
+)
 from airflow_distrib.jobs.pool import SessionPool
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.jobs.waiting import Ending, Waiting
@@ -77,10 +88,8 @@ class YardSession:
         OPEN.remove(self.connection)
 
 
-class YardJobs:
+class YardJobs(JobClient[YardSubmission]):
     """The yard's job client."""
-
-    confirm_seconds = 0.0
 
     async def reserve(self, submission: YardSubmission) -> JobRef:
         return JobRef("yard", submission.name, "", {"colour": submission.colour})
@@ -98,9 +107,6 @@ class YardJobs:
         job = JOBS.get(reserved.name)
         found = job is not None and job.identity == identity
         return JobRef("yard", reserved.name, job.uid, reserved.address) if found and job else None
-
-    async def complete(self, ref: JobRef, submission: YardSubmission) -> None:
-        del ref, submission
 
     async def status(self, ref: JobRef) -> JobStatus | None:
         job = JOBS.get(ref.name)
@@ -136,18 +142,12 @@ class YardJobs:
             await self.cancel(ref)
         return old
 
-    async def clean_up(self, ref: JobRef) -> None:
-        await self.cancel(ref)
-
     def describe(self, ref: JobRef) -> str:
         return f"yard job {ref.name}"
 
 
-class YardWatch:
+class YardWatch(JobWatch):
     """Looks at the dictionary."""
-
-    outage = 0.0
-    trouble = ""
 
     def __init__(self, waiting: Waiting, emit: Emit) -> None:
         self._ref, self._emit = waiting.ref, emit
@@ -166,9 +166,6 @@ class YardWatch:
     async def wait(self, seconds: float) -> None:
         await asyncio.sleep(min(seconds, 0.02))
 
-    async def finish(self, seen: Observation) -> tuple[Outcome, ...]:
-        return seen.outcomes
-
     def positions(self) -> dict[str, Any]:
         return {"lines": self._shown}
 
@@ -186,25 +183,16 @@ async def connect(connection: Connection) -> AsyncIterator[YardJobs]:
 
 
 @dataclass(frozen=True)
-class YardLauncher:
+class YardLauncher(Launcher[Haul, YardSubmission]):
     """Runs functions on carts."""
 
     name: ClassVar[str] = "yard"
     connection_argument: ClassVar[str] = "yard_conn_id"
-    outlives_worker: ClassVar[bool] = True
-    arguments: ClassVar[tuple[Argument, ...]] = (
-        Argument("yard_conn_id", configs.text),
-        Argument("colour", configs.text, part_of_job=True),
-    )
-    takes: ClassVar[frozenset[str]] = frozenset({"yard_conn_id", "colour", "keep_job"})
+    honours: ClassVar[tuple[str, ...]] = ("keep_job",)
 
-    def suits(self, config: Haul) -> bool:
-        del config
-        return True
-
-    def implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        del arguments
-        return None
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        return Argument("yard_conn_id", configs.text), Argument("colour", configs.text, part_of_job=True)
 
     def render(self, config: Haul, request: JobRequest) -> YardSubmission:
         return YardSubmission(
@@ -241,9 +229,9 @@ class HaulOperator(DistributedJobOperator[Haul]):
     launchers = (YardLauncher(),)
 
 
-LAUNCHER = Launcher("yard", "yard.connect", "yard.YardHook", "yard", "Yard")
+LAUNCHER = catalogue.Launcher("yard", "yard.connect", "yard.YardHook", "yard", "Yard")
 
-ENTRY = Entry(
+ENTRY = catalogue.Entry(
     system="Haul",
     operator="yard.HaulOperator",
     config="yard.Haul",

@@ -1,4 +1,4 @@
-"""The standard connection, as Airflow's own provider writes it."""
+"""The hook reads the standard connection, as Airflow's own provider writes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def connect(monkeypatch: pytest.MonkeyPatch, **extra: Any) -> KubernetesHook:
 
 
 def test_every_field_of_the_connection_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also under its old, prefixed name."""
+    """Connections that were made for Airflow's own provider work here, also with old, prefixed names of fields."""
     hook = connect(
         monkeypatch,
         kube_config_path="/k",
@@ -33,7 +33,7 @@ def test_every_field_of_the_connection_counts(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_kubeconfig_may_be_in_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As text or as a mapping."""
+    """Workers need no file of their own, whether the kubeconfig is stored as text or as a mapping."""
     for given in ({"clusters": []}, '{"clusters": []}'):
         assert connect(monkeypatch, kube_config=given).settings().kube_config == {"clusters": []}
 
@@ -41,7 +41,10 @@ def test_a_kubeconfig_may_be_in_the_connection(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"in_cluster": True, "kube_config_path": "/k"}, "connection 'lab': says both in_cluster and kube_config_path"),
+        (
+            {"in_cluster": True, "kube_config_path": "/k"},
+            "connection 'lab': sets in_cluster and kube_config_path; set only one of them",
+        ),
         ({"in_cluster": "perhaps"}, "connection 'lab': in_cluster must be true or false; got 'perhaps'"),
         ({"kube_config": "clusters: []"}, "connection 'lab': kube_config must be a kubeconfig as JSON"),
     ],
@@ -49,13 +52,13 @@ def test_a_kubeconfig_may_be_in_the_connection(monkeypatch: pytest.MonkeyPatch) 
 def test_a_field_that_cannot_work_is_named(
     extra: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the connection's id."""
+    """The error names the connection and the field, which the bare error of a client would not."""
     with pytest.raises(ConfigError, match=message):
         connect(monkeypatch, **extra).settings()
 
 
 def test_an_unknown_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the default one may be missing, and only where there is something to fall back to."""
+    """A mistyped id must not quietly lead to another cluster, so only the default connection may be missing."""
     with pytest.raises(ConfigError, match="there is no connection 'typo'"):
         KubernetesHook("typo").settings()
     monkeypatch.setenv("HOME", "/nonexistent")
@@ -67,8 +70,8 @@ def test_an_unknown_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert KubernetesHook().settings().namespace == "default"
 
 
-def test_the_test_button_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instead of a traceback."""
+def test_the_test_button_shows_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An administrator sees which file is missing instead of a traceback."""
     works, text = connect(monkeypatch, kube_config_path="/no/such/file").test_connection()
     assert not works
     assert "the kubeconfig is /no/such/file" in text

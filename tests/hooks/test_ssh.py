@@ -1,8 +1,7 @@
-"""Airflow's ``ssh`` connection: what is read of it, and what is refused."""
+"""The hook reads Airflow's ``ssh`` connection, and refuses what cannot work."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from airflow.sdk import Connection
 
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.hooks.ssh import SlurmSSHHook, settings_of
-from fake_slurm import FakeSlurm, running
+from airflow_distrib.systems.slurm.ssh import SshClient
+from fake_slurm import running
 
 KEY = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
 
@@ -23,8 +23,8 @@ def connection(*, host: str = "login", conn_type: str = "ssh", **extra: Any) -> 
     return Connection(conn_id="c", conn_type=conn_type, host=host, login="me", port=2222, extra=json.dumps(extra))
 
 
-def test_a_connection_of_airflows_own_is_understood(tmp_path: Path) -> None:
-    """Keys may be files, texts, or texts in one line."""
+def test_a_connection_of_airflows_own_provider_is_understood(tmp_path: Path) -> None:
+    """Keys may be files, texts, or texts in one line, as they are in connections that exist already."""
     (tmp_path / "key").write_text(KEY)
     for extra in ({"key_file": str(tmp_path / "key")}, {"private_key": KEY}, {"private_key": KEY.replace("\n", "\\n")}):
         settings = settings_of(connection(**extra, private_key_passphrase="p", conn_timeout=5))
@@ -53,8 +53,8 @@ def test_a_connection_of_airflows_own_is_understood(tmp_path: Path) -> None:
         ({"conn_type": "http"}, "must be of type ssh, not 'http'"),
     ],
 )
-def test_what_cannot_work_is_refused(given: dict[str, Any], text: str) -> None:
-    """With the connection and the field."""
+def test_a_field_that_cannot_work_is_refused(given: dict[str, Any], text: str) -> None:
+    """The error names the connection and the field before anything is sent to the cluster."""
     with pytest.raises(ConfigError) as refused:
         settings_of(connection(**given))
     assert str(refused.value).startswith("connection 'c'")
@@ -62,7 +62,7 @@ def test_what_cannot_work_is_refused(given: dict[str, Any], text: str) -> None:
 
 
 def test_jump_hosts_are_connections_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One behind the other, but not in a circle."""
+    """Login nodes behind several gateways can be reached, and a circle of jump hosts is found."""
 
     def define(name: str, host: str, jump: str | None) -> None:
         extra = {"jump_conn_id": jump} if jump else {}
@@ -83,26 +83,17 @@ def test_jump_hosts_are_connections_of_their_own(monkeypatch: pytest.MonkeyPatch
         SlurmSSHHook("inner").settings()
 
 
-def test_a_key_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """As is a host key."""
-    folder = tmp_path / "fake"
-    folder.mkdir()
-
-    async def test() -> None:
-        async with running(folder) as fake:
-            for bad, text in (
-                ({"private_keys": (("no key", None),)}, "private_key: of the connection to 127.0.0.1 cannot be read"),
-                ({"host_key": "ssh-ed25519 nonsense"}, "host_key: of the connection to 127.0.0.1 cannot be read"),
-            ):
-                client = _client(fake, **bad)
-                with pytest.raises(ConfigError) as refused:
-                    await client.run("true")
-                assert text in str(refused.value)
-
-    asyncio.run(test())
-
-
-def _client(fake: FakeSlurm, **other: Any) -> Any:
-    from airflow_distrib.systems.slurm.ssh import SshClient
-
-    return SshClient(fake.settings(**other), attempts=1)
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"private_keys": (("no key", None),)}, "private_key: of the connection to 127.0.0.1 cannot be read"),
+        ({"host_key": "ssh-ed25519 nonsense"}, "host_key: of the connection to 127.0.0.1 cannot be read"),
+    ],
+)
+async def test_a_key_that_cannot_be_read_is_named(given: dict[str, Any], text: str, tmp_path: Path) -> None:
+    """A damaged key looks like a refused login otherwise, which is hard to tell from a wrong account."""
+    async with running(tmp_path) as fake:
+        client = SshClient(fake.settings(**given), attempts=1)
+        with pytest.raises(ConfigError) as refused:
+            await client.run("true")
+    assert text in str(refused.value)

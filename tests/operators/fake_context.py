@@ -1,9 +1,12 @@
-"""A task's context without a supervisor: a task instance and a task state store in memory."""
+"""A task's context without a supervisor: the task instance and the task state store are in memory."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
+
+from airflow.sdk import Context
 
 
 @dataclasses.dataclass
@@ -15,10 +18,11 @@ class FakeTaskInstance:
     task_id: str = "train"
     map_index: int | None = -1
     try_number: int = 1
+    max_tries: int = 0
 
 
 class FakeStateStore:
-    """Remembers every value that was written."""
+    """Remembers the last value, and the phase of every value that was written."""
 
     def __init__(self) -> None:
         self.value: Any = None
@@ -29,14 +33,15 @@ class FakeStateStore:
         assert key == "airflow_distrib.job"
         return default if self.value is None else self.value
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Mapping[str, Any]) -> None:
         """Replace it."""
         assert key == "airflow_distrib.job"
         self.value = value
         self.phases.append(value["phase"])
 
 
-def context(store: FakeStateStore | None = None, **values: Any) -> dict[str, Any]:
+def context(store: FakeStateStore | None = None, *, ti: FakeTaskInstance | None = None, **values: Any) -> Context:
     """A context for ``execute``."""
-    ti = values.pop("ti", None) or FakeTaskInstance()
-    return {"ti": ti, "run_id": ti.run_id, "task_state_store": store or FakeStateStore(), "params": {}, **values}
+    ti = ti or FakeTaskInstance()
+    known = {"ti": ti, "run_id": ti.run_id, "task_state_store": store or FakeStateStore(), "params": {}}
+    return {**known, **values}  # type: ignore[typeddict-item] # only what the operator reads of it

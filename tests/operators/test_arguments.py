@@ -1,4 +1,4 @@
-"""Arguments on their way to ranks."""
+"""Arguments of functions are checked and completed before they travel to ranks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_distrib.operators.arguments import call_arguments, check_function, 
 
 
 def test_context_values_fill_parameters_of_their_name() -> None:
-    """As with every TaskFlow function; given arguments win."""
+    """Functions written for TaskFlow work as they are, and arguments that were given win."""
 
     def train(lr: float, run_id: str, ds: str = "", *, ts: str = "") -> None: ...
 
@@ -24,7 +24,7 @@ def test_context_values_fill_parameters_of_their_name() -> None:
 
 
 def test_a_positional_argument_is_not_given_twice() -> None:
-    """Its name may be one of the context's."""
+    """A parameter may have the name of a context value and still be given by position."""
 
     def train(try_number: str) -> None: ...
 
@@ -32,7 +32,7 @@ def test_a_positional_argument_is_not_given_twice() -> None:
 
 
 def test_functions_that_take_anything_get_the_context_as_far_as_it_can_travel() -> None:
-    """As with every TaskFlow function, without Airflow's live objects."""
+    """A function with **context works as in TaskFlow, only without Airflow's live objects."""
 
     def train(**context: Any) -> None: ...
 
@@ -41,7 +41,7 @@ def test_functions_that_take_anything_get_the_context_as_far_as_it_can_travel() 
 
 
 def test_a_name_given_by_position_is_not_offered_again() -> None:
-    """Although the function takes any keyword."""
+    """A function that takes any keyword must not get the same parameter twice."""
 
     def train(ds: str, **context: Any) -> None: ...
 
@@ -49,7 +49,7 @@ def test_a_name_given_by_position_is_not_offered_again() -> None:
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
-    """Before a job is started for them; context values count as given."""
+    """No job is started for a call that can only fail, and context values count as given."""
 
     def train(rate: float, run_id: str, *, ds: str) -> None: ...
 
@@ -61,7 +61,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
 
 
 def test_generators_are_refused() -> None:
-    """Calling one does nothing yet."""
+    """Calling a generator function runs nothing yet, so the job would do no work."""
 
     def train() -> Any:
         yield 1
@@ -72,7 +72,7 @@ def test_generators_are_refused() -> None:
 
 @pytest.mark.parametrize("default", [inspect.Parameter.empty, None])
 def test_a_parameter_that_airflow_would_fill_with_a_live_object_is_refused(default: Any) -> None:
-    """Also when it has a default: it would stay None without a word."""
+    """With a default it would quietly stay None on the ranks, where TaskFlow fills it."""
 
     def train(**_: Any) -> None: ...
 
@@ -84,7 +84,7 @@ def test_a_parameter_that_airflow_would_fill_with_a_live_object_is_refused(defau
 
 @pytest.mark.parametrize("given", [([], {"ti": 1}), ([1], {})])
 def test_a_live_name_is_fine_when_its_value_is_given(given: tuple[list[Any], dict[str, Any]]) -> None:
-    """Only Airflow's own object is refused."""
+    """A parameter called ti may hold anything that the user passes, and only Airflow's own object is refused."""
 
     def train(ti: int) -> None: ...
 
@@ -92,7 +92,7 @@ def test_a_live_name_is_fine_when_its_value_is_given(given: tuple[list[Any], dic
 
 
 def test_airflows_types_become_plain() -> None:
-    """The ranks have neither pendulum nor Airflow."""
+    """The ranks have neither pendulum nor Airflow to unpickle such values with."""
     moment = pendulum.datetime(2026, 1, 2, tz="UTC")
     value = plain({"when": [moment], "params": ParamsDict({"a": 1})})
     assert value == {"when": [datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)], "params": {"a": 1}}

@@ -1,4 +1,4 @@
-"""The operator behind all systems, with real local ranks and a context in memory."""
+"""The operator behind all systems runs real local ranks here, with a context in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from airflow_distrib import (
     Elastic,
     ElasticOperator,
     JobTerminated,
+    JobTimedOut,
     NonRecoverableError,
     PyTorchJob,
     PyTorchJobOperator,
@@ -32,16 +34,17 @@ from airflow_distrib import (
 )
 from airflow_distrib.core.record import JobRecord, Phase
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.runner import process
 from fake_context import FakeStateStore, FakeTaskInstance, context
 
 
-def operator(function: Any, **arguments: Any) -> ElasticOperator:
+def operator(function: Callable[..., Any], **arguments: Any) -> ElasticOperator:
     """One rank, which needs no torch."""
     return ElasticOperator(task_id="train", python_callable=function, **arguments)
 
 
-def pair(function: Any, **arguments: Any) -> PyTorchJobOperator:
+def pair(function: Callable[..., Any], **arguments: Any) -> PyTorchJobOperator:
     """Two ranks."""
     config = PyTorchJob(worker=Replica(replicas=1))
     return PyTorchJobOperator(
@@ -60,20 +63,20 @@ def sleep_for_ever() -> None:
 class Started(threading.Thread):
     """Calls ``act`` as soon as the operator's job runs."""
 
-    def __init__(self, task: Any, act: Any) -> None:
+    def __init__(self, task: DistributedJobOperator[Any], act: Callable[[], object]) -> None:
         super().__init__(daemon=True)
         self._task, self._act = task, act
         self.start()
 
     def run(self) -> None:
-        while self._task._run is None or self._task._run.job is None:
+        while self._task._run is None or self._task._run.ref is None:
             time.sleep(0.05)
         time.sleep(0.5)
         self._act()
 
 
-def test_rank_zeros_value_is_returned_and_the_record_tells_each_step() -> None:
-    """Submitting, submitted, consumed."""
+def test_rank_zeros_value_is_returned_and_every_step_is_recorded() -> None:
+    """Whatever step a worker dies in, the next try can read from the record how far it came."""
 
     def multiply(a: int, b: int = 1) -> dict[str, int]:
         import os
@@ -87,14 +90,14 @@ def test_rank_zeros_value_is_returned_and_the_record_tells_each_step() -> None:
 
 
 def test_without_durable_nothing_is_stored() -> None:
-    """For Airflow setups without a state store."""
+    """Airflow setups without a task state store can still run jobs."""
     store = FakeStateStore()
     assert operator(int, durable=False).execute(context(store)) == 0
     assert store.phases == []
 
 
 def test_a_failing_rank_is_raised_with_its_log() -> None:
-    """As an error whose class and fields users can act on."""
+    """Users can act on the class and the fields of the error, and read the cause in its text."""
 
     def fail() -> None:
         import os
@@ -120,7 +123,7 @@ def test_a_failing_rank_is_raised_with_its_log() -> None:
     ("error", "raised"), [(NonRecoverableError, AirflowFailException), (RecoverableError, RankFailed)]
 )
 def test_the_function_decides_whether_a_retry_helps(error: type[Exception], raised: type[Exception]) -> None:
-    """NonRecoverableError ends the task, RecoverableError leaves it to its retries."""
+    """NonRecoverableError fails the task for good, whereas RecoverableError lets Airflow use its retries."""
 
     def fail() -> None:
         raise error("because")
@@ -130,13 +133,13 @@ def test_the_function_decides_whether_a_retry_helps(error: type[Exception], rais
 
 
 def test_a_result_that_is_not_json_fails_the_task_at_once() -> None:
-    """A retry would return the same."""
+    """A retry would only return the same value after all the work was done again."""
     with pytest.raises(AirflowFailException, match=r"result is of type set"):
         operator(set).execute(context())
 
 
 def test_a_function_that_cannot_travel_fails_the_task_at_once() -> None:
-    """Before anything is started."""
+    """The variable at fault is named before any process is started."""
     lock = threading.Lock()
 
     def train() -> None:
@@ -147,7 +150,7 @@ def test_a_function_that_cannot_travel_fails_the_task_at_once() -> None:
 
 
 def test_a_missing_module_is_met_with_advice() -> None:
-    """It is missing where the ranks run."""
+    """The module is missing where the ranks run, which the bare ImportError does not tell a user."""
 
     def train() -> None:
         import no_such_library  # noqa: F401
@@ -157,7 +160,7 @@ def test_a_missing_module_is_met_with_advice() -> None:
 
 
 def test_a_port_that_was_taken_meanwhile_is_met_with_advice() -> None:
-    """torch's own message names the port."""
+    """The message of torch names the port but not what to do about it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -172,8 +175,8 @@ def test_a_port_that_was_taken_meanwhile_is_met_with_advice() -> None:
             operator(train).execute(context())
 
 
-def test_on_kill_ends_the_job_and_the_task_is_no_success() -> None:
-    """As Airflow's signal handler calls it."""
+def test_on_kill_ends_the_job_and_the_task_does_not_succeed() -> None:
+    """Airflow calls on_kill in a signal handler, and the job must not outlive the task."""
     task = pair(sleep_for_ever)
     Started(task, task.on_kill)
     with pytest.raises(JobTerminated, match="SIGTERM"):
@@ -181,7 +184,7 @@ def test_on_kill_ends_the_job_and_the_task_is_no_success() -> None:
 
 
 def test_a_kill_before_the_job_started_is_not_forgotten() -> None:
-    """It may arrive while the function is packed."""
+    """The signal may arrive while the function is still being packed."""
     task = operator(sleep_for_ever)
     task.on_kill()
     with pytest.raises(JobTerminated):
@@ -189,14 +192,17 @@ def test_a_kill_before_the_job_started_is_not_forgotten() -> None:
 
 
 def test_the_execution_timeout_ends_the_job_even_if_airflows_own_is_lost() -> None:
-    """Airflow raises it from a signal handler, which the event loop may swallow."""
+    """Airflow raises its timeout in a signal handler, and the event loop may swallow that exception."""
     task = operator(sleep_for_ever, execution_timeout=datetime.timedelta(seconds=1))
-    with pytest.raises(AirflowTaskTimeout, match="execution_timeout=0:00:01"):
+    with pytest.raises(JobTimedOut, match="still running when the task's execution_timeout was over"):
         task.execute(context())
+    assert task._run is not None
+    assert task._run.ref is not None
+    assert not Path(task._run.ref.address["directory"]).exists()
 
 
 def test_airflows_own_timeout_ends_the_job() -> None:
-    """It is raised in the middle of the event loop."""
+    """The exception is raised in the middle of the event loop, and no process may survive it."""
 
     def overdue(*_: Any) -> None:
         raise AirflowTaskTimeout("overdue")
@@ -209,25 +215,27 @@ def test_airflows_own_timeout_ends_the_job() -> None:
             task.execute(context())
     finally:
         signal.signal(signal.SIGUSR1, previous)
-    assert not Path(task._run.job.ref.address["directory"]).exists()
+    assert task._run is not None
+    assert task._run.ref is not None
+    assert not Path(task._run.ref.address["directory"]).exists()
 
 
-def test_a_leftover_of_the_try_before_is_removed_first(tmp_path: Path) -> None:
-    """Its processes and its folder."""
-    folder = tmp_path / "left"
+def test_a_leftover_of_the_previous_try_is_removed_first(tmp_path: Path) -> None:
+    """Two tries of one task never compete for the same machine."""
+    folder = tmp_path / "leftover"
     folder.mkdir()
     store = FakeStateStore()
-    with subprocess.Popen(["sleep", "600"], start_new_session=True) as left:
-        uid = f"{left.pid}:{process.start_time(left.pid)}"
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as leftover:
+        uid = f"{leftover.pid}:{process.start_time(leftover.pid)}"
         ref = JobRef("local", "train", uid, {"host": socket.gethostname(), "directory": str(folder)})
         store.value = JobRecord(Phase.SUBMITTED, 1, "spec", "scope", 0, ref).to_json()
         assert operator(int).execute(context(store, ti=FakeTaskInstance(try_number=2))) == 0
-        assert left.wait(5) == -signal.SIGKILL
+        assert leftover.wait(5) == -signal.SIGKILL
     assert not folder.exists()
 
 
 def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
-    """The XCom is the same as for a small one."""
+    """The XCom is the same as for a small result, wherever the value was stored meanwhile."""
 
     def large() -> list[int]:
         return list(range(300_000))
@@ -267,13 +275,13 @@ def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
 def test_an_argument_that_cannot_work_is_refused_when_the_dag_is_parsed(
     arguments: dict[str, Any], message: str
 ) -> None:
-    """Naming the field."""
+    """The error names the field, and it comes before anybody waits for a run."""
     with pytest.raises(ConfigError, match=f"^{message}"):
         ElasticOperator(**{"task_id": "train", "python_callable": print, **arguments})
 
 
 def test_a_parameter_that_asks_for_a_live_object_is_refused() -> None:
-    """A rank cannot talk to Airflow."""
+    """A rank cannot talk to Airflow, so an object of Airflow would be useless there."""
 
     def train(ti: Any) -> None:
         del ti
@@ -283,20 +291,20 @@ def test_a_parameter_that_asks_for_a_live_object_is_refused() -> None:
 
 
 def test_pytorch_jobs_on_a_cluster_need_an_image() -> None:
-    """Met when the DAG file is parsed."""
+    """A missing image is found when the DAG file is parsed rather than when the job is submitted."""
     with pytest.raises(ConfigError, match="^image: is required on Kubernetes"):
         PyTorchJobOperator(task_id="t", python_callable=print, task_config={"worker": {"replicas": 1}})
 
 
 def test_the_launcher_may_come_from_airflows_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that one DAG file serves laptop and cluster."""
+    """One DAG file can then serve a laptop and a cluster."""
     monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
     task = PyTorchJobOperator(task_id="t", python_callable=print, task_config={"worker": {"replicas": 1}})
     assert task.launcher == "local"
 
 
 def test_every_field_of_a_config_is_a_template() -> None:
-    """Also in nested configs; the rendered values are checked."""
+    """Fields of nested configs are rendered as well, and the rendered values are checked."""
     config = PyTorchJob(
         image="repo/{{ params.image }}:1",
         worker=Replica(replicas="{{ params.workers }}", requests=Resources(cpu="{{ params.cpu }}")),
@@ -312,15 +320,15 @@ def test_every_field_of_a_config_is_a_template() -> None:
 
 
 def test_text_in_a_config_stays_text_where_a_dag_renders_native_objects() -> None:
-    """Environment variables are text; numbers are made of it where they belong."""
+    """Environment variables have to stay text, while numeric fields still become numbers."""
     config = Elastic(nproc_per_node="{{ params.n }}", env={"DEVICES": "0,1", "THREADS": "4", "N": "{{ params.n }}"})
     task = operator(print, task_config=config)
-    task.render_template_fields({"params": {"n": 2}}, jinja2.nativetypes.NativeEnvironment())  # type: ignore[arg-type]
+    task.render_template_fields({"params": {"n": 2}}, jinja2.nativetypes.NativeEnvironment())
     assert task.task_config == Elastic(nproc_per_node=2, env={"DEVICES": "0,1", "THREADS": "4", "N": "2"})
 
 
-def test_an_upstreams_output_is_no_template() -> None:
-    """Its text comes from data; Airflow marks the mapping it made the operator from."""
+def test_an_upstreams_output_is_not_rendered_as_a_template() -> None:
+    """Its text comes from data, which must not be able to read variables or connections."""
     given = {"env": {"A": "{{ var.value.secret }}"}}
     task = operator(print, task_config=given)
     seen = {id(given)}
@@ -331,14 +339,14 @@ def test_an_upstreams_output_is_no_template() -> None:
 
 
 def test_a_rendered_value_that_cannot_work_names_its_field() -> None:
-    """As at parse time; a retry would render the same, so there is none."""
+    """The task fails for good, because a retry would render the same value."""
     task = operator(print, task_config=Elastic(nproc_per_node="{{ params.n }}"))
     with pytest.raises(AirflowFailException, match="nproc_per_node: must be"):
-        task.render_template_fields({"params": {"n": "none"}}, jinja2.Environment(autoescape=False))  # type: ignore[arg-type]
+        task.render_template_fields({"params": {"n": "none"}}, jinja2.Environment(autoescape=False))
 
 
-def test_an_upstreams_output_inside_a_config_makes_it_upstream() -> None:
-    """Airflow itself looks only into plain containers."""
+def test_an_upstreams_output_inside_a_config_makes_its_task_upstream() -> None:
+    """Airflow itself looks for dependencies in plain containers only."""
     with DAG("d", schedule=None):
         first = BaseOperator(task_id="first")
         size = XComArg(first)
@@ -347,7 +355,7 @@ def test_an_upstreams_output_inside_a_config_makes_it_upstream() -> None:
 
 
 def test_overrides_of_an_upstream_task_change_the_config() -> None:
-    """After they were rendered they are a mapping."""
+    """A job can have a size that only an upstream task knows."""
     task = pair(print)
     task.task_config_overrides = {"worker": {"replicas": 3}}
     assert len(task.render()["spec"]["directory"]) > 0
@@ -357,8 +365,8 @@ def test_overrides_of_an_upstream_task_change_the_config() -> None:
         task.render()
 
 
-def test_several_nodes_run_on_the_worker_when_airflow_is_configured_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the operator's argument or by airflow.cfg; a template is looked at once it is rendered."""
+def test_several_nodes_run_on_the_worker_where_the_launcher_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users can try a job of several nodes without a cluster, by an argument or by airflow.cfg."""
     assert operator(print, task_config=Elastic(nnodes=2), launcher="local").render()["spec"]["processes"] == 2
     assert operator(print, task_config=Elastic(nnodes="{{ params.n }}")).task_config.nnodes == "{{ params.n }}"
     monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
@@ -366,7 +374,7 @@ def test_several_nodes_run_on_the_worker_when_airflow_is_configured_for_it(monke
 
 
 def test_render_names_what_is_known_only_at_run_time() -> None:
-    """Templates and upstream outputs stay as they are."""
+    """Whoever looks at a task before it runs sees which values are still open."""
     config = PyTorchJob(worker=Replica(replicas="{{ params.n }}"), env={"A": "{{ run_id }}"})
     task = PyTorchJobOperator(task_id="t", python_callable=print, task_config=config, launcher="local")
     with DAG("d", schedule=None):
@@ -377,7 +385,7 @@ def test_render_names_what_is_known_only_at_run_time() -> None:
     assert "spec" not in shown
 
 
-def logged(task: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def logged(task: DistributedJobOperator[Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run a task and return the lines of its log."""
     lines: list[str] = []
     for level in ("info", "warning"):
@@ -387,13 +395,13 @@ def logged(task: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_ranks_to_log_that_do_not_exist_are_named_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rather than no output at all, without a word."""
+    """An empty log without any explanation would look like a job that does nothing."""
     lines = logged(pair(print, log_ranks=[0, 5]), monkeypatch)
     assert "log_ranks: there is no rank [5] among the 2 of this job" in lines
 
 
 def test_the_number_of_the_try_fills_a_parameter_of_its_name() -> None:
-    """Airflow's context has it only inside the task instance."""
+    """Airflow's context holds the number only inside the task instance, which cannot travel."""
 
     def train(try_number: int) -> int:
         return try_number
@@ -402,7 +410,7 @@ def test_the_number_of_the_try_fills_a_parameter_of_its_name() -> None:
 
 
 def test_async_functions_run() -> None:
-    """As in Airflow's own @task."""
+    """Functions written for Airflow's own @task work without changes."""
 
     async def train() -> int:
         import asyncio
@@ -414,7 +422,7 @@ def test_async_functions_run() -> None:
 
 
 def test_logging_of_the_function_reaches_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also info(), as in Airflow's own @task; what the function configures itself wins."""
+    """Messages of level INFO appear as they do with Airflow's own @task, unless the function configures logging."""
 
     def train(configure: bool) -> None:
         import logging
@@ -431,19 +439,19 @@ def test_logging_of_the_function_reaches_the_log(monkeypatch: pytest.MonkeyPatch
     assert ranks_lines(True) == ["[rank 0] mine: detail", "[rank 0] mine: progress"]
 
 
-def test_render_needs_nothing_and_changes_nothing() -> None:
-    """No cluster, no folder, no context; twice the same."""
+def test_render_needs_no_service_and_changes_nothing() -> None:
+    """A task can be looked at in a review or in a unit test, as often as needed."""
     task = pair(print, log_ranks="all")
     shown = task.render()
     assert shown == task.render()
     assert shown["config"] == {"worker": {"replicas": 1}}
     assert shown["spec"]["log_ranks"] is None
     assert shown["function"] == "print"
-    assert task.render(context(ti=FakeTaskInstance(dag_id="other")))["name"].startswith("other-train-")  # type: ignore[arg-type]
+    assert task.render(context(ti=FakeTaskInstance(dag_id="other")))["name"].startswith("other-train-")
 
 
 def test_configs_are_shown_as_plain_values_in_the_ui() -> None:
-    """Rendered Template shows fields, not the text of an object."""
+    """The page Rendered Template lists the fields instead of the text of an object."""
     from airflow.serialization.helpers import serialize_template_field
 
     config = PyTorchJob(worker=Replica(replicas=1, restart_policy="Never"))

@@ -1,4 +1,4 @@
-"""Manifests of users that stand alone, as other tools take them."""
+"""A manifest of the user may stand alone, as other tools take it, and then holds what a config would."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from airflow_distrib import ConfigError, ElasticOperator, MPIJobOperator, PyTorchJobOperator
-from airflow_distrib.jobs.request import spec_hash
 
 
 def template(name: str, *command: str) -> dict[str, Any]:
-    """With one container of any name."""
+    """A pod template with one container of any name."""
     return {"spec": {"containers": [{"name": name, "image": "me/x:1", "command": list(command)}]}}
 
 
-def test_an_mpijob_says_itself_how_large_it_is() -> None:
-    """Workers and slots need not be said twice, and containers get the name they must have."""
+def test_an_mpijob_takes_its_size_from_its_manifest() -> None:
+    """Users need not repeat workers and slots in a config, and containers get the name that the operator expects."""
     specs = {
         "Launcher": {"replicas": 1, "template": template("mpi-launcher", "mpirun", "pi")},
         "Worker": {"replicas": 3, "template": template("mpi-worker", "sshd")},
@@ -29,8 +28,8 @@ def test_an_mpijob_says_itself_how_large_it_is() -> None:
         assert (container["name"], container["image"], container["command"]) == ("mpi", "me/x:1", command)
 
 
-def test_a_pytorchjob_does_too() -> None:
-    """Also one of a master alone."""
+def test_a_pytorchjob_takes_its_size_from_its_manifest() -> None:
+    """A manifest that describes a master alone is a job of one rank."""
     specs = {"Master": {"template": template("trainer", "python", "t.py")}}
     shown = PyTorchJobOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}}).render()
     roles = shown["manifest"]["spec"]["pytorchReplicaSpecs"]
@@ -38,8 +37,8 @@ def test_a_pytorchjob_does_too() -> None:
     assert roles["Master"]["template"]["spec"]["containers"][0]["name"] == "pytorch"
 
 
-def test_elastic_is_a_pytorchjob_or_a_pod_as_its_manifest_is() -> None:
-    """By what it says of workers."""
+def test_elastic_becomes_a_pytorchjob_or_a_pod_as_its_manifest_asks() -> None:
+    """A user who brings a manifest need not know which of the two a config would have chosen."""
     specs = {"Worker": {"replicas": 2, "template": template("w", "torchrun", "t.py")}}
     nodes = ElasticOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}}).render()["manifest"]
     assert (nodes["kind"], nodes["spec"]["elasticPolicy"]["maxReplicas"]) == ("PyTorchJob", 2)
@@ -56,7 +55,10 @@ def test_elastic_is_a_pytorchjob_or_a_pod_as_its_manifest_is() -> None:
         ({"command": []}, "command: must be a list of words"),
         ({"command": ["x"], "op_args": [1]}, "op_kwargs: there is no function to give it to"),
         ({"manifest": [1]}, "manifest: must be a mapping"),
-        ({"command": ["x"], "launcher": "local"}, "launcher: local ranks run functions"),
+        (
+            {"command": ["x"], "launcher": "local"},
+            "command: has no effect with launcher='local'; launcher='kubernetes' honours it",
+        ),
         ({"command": ["x"], "keep_job": "maybe"}, "keep_job: must be one of never, on_failure, always"),
         (
             {"command": ["x"], "patience": {"image": 5}},
@@ -64,14 +66,14 @@ def test_elastic_is_a_pytorchjob_or_a_pod_as_its_manifest_is() -> None:
         ),
     ],
 )
-def test_what_runs_has_to_be_clear(arguments: dict[str, Any], message: str) -> None:
-    """When the DAG file is parsed."""
+def test_a_task_whose_program_is_unclear_is_refused(arguments: dict[str, Any], message: str) -> None:
+    """The mistake is found when the DAG file is parsed, with the argument that needs a change."""
     with pytest.raises(ConfigError, match=f"^{message}"):
         PyTorchJobOperator(task_id="t", task_config={"image": "x", "worker": {"replicas": 1}}, **arguments)
 
 
-def test_templates_of_commands_and_manifests_are_left_for_run_time() -> None:
-    """And named when somebody looks before."""
+def test_templates_of_commands_and_manifests_stay_open_until_run_time() -> None:
+    """Whoever renders the task before sees which arguments are still unknown."""
     config = {"image": "x", "worker": {"replicas": 1}}
     shown = PyTorchJobOperator(task_id="t", task_config=config, command=["echo", "{{ ds }}"]).render()
     assert shown["known at run time"] == ["command"]
@@ -79,22 +81,22 @@ def test_templates_of_commands_and_manifests_are_left_for_run_time() -> None:
     assert shown["known at run time"] == ["manifest"]
 
 
-def test_a_manifest_that_comes_from_upstream_says_its_size_when_it_is_there() -> None:
-    """Rendered templates are text, numbers too."""
+def test_a_manifest_from_upstream_gives_the_size_once_it_is_known() -> None:
+    """Numbers in rendered templates are text, and still count as the number of workers."""
     specs = {"Worker": {"replicas": "{{ params.n }}", "template": template("w", "x")}}
     task = PyTorchJobOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}})
     task.manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = "2"
     assert task.final_config().world_size == 3
 
 
-def test_an_argument_of_any_kind_has_a_fingerprint_that_stays() -> None:
-    """It decides whether a job is the one that is wanted."""
+def test_an_argument_of_any_kind_has_the_same_digest_in_every_process() -> None:
+    """The digest decides whether a running job is still the one that is wanted."""
 
-    def of(grid: Any) -> str:
+    def digest(grid: object) -> str:
         config = {"image": "x", "worker": {"replicas": 1}}
         task = PyTorchJobOperator(task_id="t", task_config=config, python_callable=print, op_kwargs={"sep": grid})
-        return spec_hash(task, task.final_config())
+        return task.spec_hash(task.final_config())
 
-    assert of({("lr", 1): 2, 3: {"b", "a"}}) == of({3: {"a", "b"}, ("lr", 1): 2})
-    assert of(object()) == of(object())
-    assert of([1]) != of([2])
+    assert digest({("lr", 1): 2, 3: {"b", "a"}}) == digest({3: {"a", "b"}, ("lr", 1): 2})
+    assert digest(object()) == digest(object())
+    assert digest([1]) != digest([2])

@@ -44,6 +44,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, slurm: SlurmCluster) -> Iter
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
     shutil.copytree(Path(__file__).parent / "dags", dags)
+    shutil.copy(REPOSITORY / "tests/dying.py", dags)
     for example in REPOSITORY.glob("dags/slurm_*.py"):
         shutil.copy(example, dags)
     settings = {

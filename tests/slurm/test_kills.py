@@ -1,4 +1,4 @@
-"""Every way to end a task, and every part that can die: no job lost, none run twice, nothing left."""
+"""However a task ends and whatever dies meanwhile, no job is lost or run twice, and nothing remains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DAG = "slurm_hanging"
 
 
 def hang(stack: AirflowStack, slurm: SlurmCluster, seconds: float = 600, dag_id: str = DAG) -> tuple[str, str]:
-    """Start a job that hangs; returns run and job once the task is deferred and its ranks run."""
+    """Start a job that hangs, and return run and job once the task is deferred and its ranks run."""
     run = stack.trigger(dag_id, {"seconds": str(seconds)})
     stack.wait_for_state(dag_id, run, "wait", "deferred")
     stack.wait_for_log(dag_id, run, "wait", "hanging now")
@@ -24,7 +24,7 @@ def hang(stack: AirflowStack, slurm: SlurmCluster, seconds: float = 600, dag_id:
 
 @pytest.mark.parametrize("state", ["failed", "success"])
 def test_marking_a_deferred_task_cancels_its_job(stack: AirflowStack, slurm: SlurmCluster, state: str) -> None:
-    """By the buttons in the UI."""
+    """The buttons in Airflow's UI free the nodes of a job that nobody wants any more."""
     run, _ = hang(stack, slurm)
     stack.set_state(DAG, run, "wait", state)
     slurm.wait_for_nothing_left(run)
@@ -32,7 +32,7 @@ def test_marking_a_deferred_task_cancels_its_job(stack: AirflowStack, slurm: Slu
 
 
 def test_a_job_that_waits_for_its_nodes_is_cancelled_too(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """It has no process yet, but a folder."""
+    """A job that still pends is cancelled like one that runs, and its folder goes."""
     run = stack.trigger("slurm_waiting")
     stack.wait_for_log("slurm_waiting", run, "wait", ": queued")
     stack.set_state("slurm_waiting", run, "wait", "failed")
@@ -40,7 +40,7 @@ def test_a_job_that_waits_for_its_nodes_is_cancelled_too(stack: AirflowStack, sl
 
 
 def test_a_task_that_holds_its_worker_is_killed_with_its_job(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """From the signal handler, in less than the five seconds that Airflow allows."""
+    """The signal handler cancels the job within the five seconds that Airflow allows."""
     run = stack.trigger("slurm_held")
     stack.wait_for_log("slurm_held", run, "wait", "hanging now")
     stack.set_state("slurm_held", run, "wait", "failed")
@@ -48,14 +48,14 @@ def test_a_task_that_holds_its_worker_is_killed_with_its_job(stack: AirflowStack
 
 
 def test_failing_the_dag_run_cancels_the_job(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """Its tasks go with it."""
+    """A user who fails a run frees the nodes of all of its tasks."""
     run, _ = hang(stack, slurm)
     stack.call("PATCH", f"/dags/{DAG}/dagRuns/{run}", json={"state": "failed"})
     slurm.wait_for_nothing_left(run)
 
 
 def test_clearing_a_deferred_task_runs_it_afresh(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """The old job is cancelled, the new try has a job of its own."""
+    """A user who clears a task gets a fresh job, and the old one does not go on to hold its nodes."""
     run, job = hang(stack, slurm)
     stack.clear(DAG, run, "wait")
     stack.wait_for_state(DAG, run, "wait", "success", seconds=180)
@@ -64,7 +64,7 @@ def test_clearing_a_deferred_task_runs_it_afresh(stack: AirflowStack, slurm: Slu
 
 
 def test_execution_timeout_counts_while_deferred(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """Airflow itself does not look at it then."""
+    """A deferred task ends on time although Airflow itself does not enforce the timeout then."""
     run, _ = hang(stack, slurm, dag_id="slurm_overdue")
     stack.wait_for_state("slurm_overdue", run, "wait", "failed")
     assert "JobTimedOut" in stack.log("slurm_overdue", run, "wait")
@@ -72,7 +72,7 @@ def test_execution_timeout_counts_while_deferred(stack: AirflowStack, slurm: Slu
 
 
 def test_a_deferral_that_times_out_cancels_the_job(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """No triggerer was there to do it in time."""
+    """A job whose time is over ends even if no triggerer is there to cancel it."""
     run, _ = hang(stack, slurm, dag_id="slurm_overdue")
     stack.kill_component("triggerer")
     stack.wait_for_state("slurm_overdue", run, "wait", "failed", seconds=240)
@@ -92,7 +92,7 @@ def test_a_deferral_that_times_out_cancels_the_job(stack: AirflowStack, slurm: S
     ],
 )
 def test_a_killed_worker_costs_no_job(stack: AirflowStack, slurm: SlurmCluster, moment: str, adopted: bool) -> None:
-    """The next try goes on with the job, or reads its result; it is submitted once."""
+    """A worker that dies at any moment costs no computed hours, because the next try goes on with the one job."""
     dag_id = f"slurm_dies_{moment}"
     run = stack.trigger(dag_id)
     stack.wait_for_state(dag_id, run, "wait", "success", seconds=240)
@@ -105,7 +105,7 @@ def test_a_killed_worker_costs_no_job(stack: AirflowStack, slurm: SlurmCluster, 
 
 
 def test_a_killed_triggerer_costs_no_job(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """A new one waits on."""
+    """A new triggerer continues the wait, without a further try."""
     run, job = hang(stack, slurm, 40)
     stack.kill_component("triggerer")
     stack.start_component("triggerer")
@@ -115,7 +115,7 @@ def test_a_killed_triggerer_costs_no_job(stack: AirflowStack, slurm: SlurmCluste
 
 
 def test_a_job_lives_on_when_its_trigger_moves(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """Airflow calls on_kill of the triggerer that lost it, once that one wakes up."""
+    """A job survives on_kill of a triggerer that only lost its trigger to another one."""
     run, job = hang(stack, slurm, 45)
     sleepers = stack.processes_of("triggerer")
     for pid in sleepers:
@@ -135,7 +135,7 @@ def test_a_job_lives_on_when_its_trigger_moves(stack: AirflowStack, slurm: Slurm
 
 
 def test_cut_connections_cost_neither_job_nor_line(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """Every line of the log comes once and in order, though sshd's children are killed under it."""
+    """Every line of the log comes once and in sequence, although connections break while it is read."""
     run = stack.trigger("slurm_chatty")
     stack.wait_for_log("slurm_chatty", run, "wait", "line 100 ")
     cut = 0
@@ -150,7 +150,7 @@ def test_cut_connections_cost_neither_job_nor_line(stack: AirflowStack, slurm: S
 
 
 def test_a_login_node_that_is_gone_for_a_minute_costs_no_job(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """While the job runs, ends, and is to be fetched."""
+    """An outage of the login node costs no job, although it runs, ends and is to be fetched meanwhile."""
     run, job = hang(stack, slurm, 20)
     slurm.kill("sshd")
     slurm.kill_connections()
@@ -162,9 +162,9 @@ def test_a_login_node_that_is_gone_for_a_minute_costs_no_job(stack: AirflowStack
 
 
 def test_a_controller_that_is_gone_for_a_minute_costs_no_job(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """The job ends while nobody can be asked, and the state is kept over the restart."""
+    """An outage of the controller costs no job, although the job ends while nobody can be asked."""
     run, job = hang(stack, slurm, 20)
-    # In good order: one that is killed may forget what it has not yet saved.
+    # Not by SIGKILL, after which it may forget what it has not yet saved.
     slurm.kill("slurmctld", signal.SIGTERM)
     time.sleep(50)
     slurm.start_controller()
@@ -174,7 +174,7 @@ def test_a_controller_that_is_gone_for_a_minute_costs_no_job(stack: AirflowStack
 
 
 def test_a_job_is_cancelled_by_a_controller_that_comes_back(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """The trigger goes on trying."""
+    """A job that is not wanted any more ends once its controller answers again."""
     run, _ = hang(stack, slurm)
     slurm.kill("slurmctld", signal.SIGTERM)
     stack.set_state(DAG, run, "wait", "failed")
@@ -186,7 +186,7 @@ def test_a_job_is_cancelled_by_a_controller_that_comes_back(stack: AirflowStack,
 def test_a_job_that_someone_else_cancels_is_an_error_that_may_be_retried(
     stack: AirflowStack, slurm: SlurmCluster
 ) -> None:
-    """It is said who did it."""
+    """Users learn who cancelled their job, and the next try gets a job of its own."""
     run, job = hang(stack, slurm)
     slurm.run("scancel", job)
     stack.wait_for_state(DAG, run, "wait", "success", seconds=180)
@@ -196,7 +196,7 @@ def test_a_job_that_someone_else_cancels_is_an_error_that_may_be_retried(
 
 
 def test_a_job_that_slurm_starts_again_is_the_same_job(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """After a lost node or a preemption; here somebody asks for it."""
+    """A job that Slurm requeues, after a lost node for example, is waited for as before."""
     run, job = hang(stack, slurm, 15)
     slurm.run("scontrol", "requeue", job)
     stack.wait_for_state(DAG, run, "wait", "success", seconds=300)
@@ -206,7 +206,7 @@ def test_a_job_that_slurm_starts_again_is_the_same_job(stack: AirflowStack, slur
 
 
 def test_a_lost_node_is_an_error_that_may_be_retried(stack: AirflowStack, slurm: SlurmCluster) -> None:
-    """Slurm says which one, and the job goes on elsewhere."""
+    """A task whose node is lost succeeds in its next try, on another node."""
     run, job = hang(stack, slurm)
     slurm.run("scontrol", "update", f"JobId={job}", "Requeue=0")
     node = next(iter(slurm.nodes_of(job)))

@@ -1,4 +1,4 @@
-"""What a user sees of a job on a Slurm, in a real browser."""
+"""A real browser shows what a user sees of a job on a Slurm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this mac
 
 
 def test_a_deferred_task_shows_its_log_and_its_link(stack: AirflowStack, slurm: SlurmCluster, tmp_path: Path) -> None:
-    """While the job runs; both come from the triggerer and from the leg that deferred."""
+    """Users can follow a running job on the task's pages, which show lines of the worker and of the triggerer."""
     run = stack.trigger("slurm_hanging", {"seconds": "60"})
     stack.wait_for_log("slurm_hanging", run, "wait", "hanging now")
     assert stack.task("slurm_hanging", run, "wait")["state"] == "deferred"

@@ -1,25 +1,26 @@
-"""The trigger: what it waits for, what it tells, and when it cancels a job."""
+"""The trigger waits for a job, reports how it ended, and cancels it only when nobody wants it any more."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from airflow_distrib.systems.kubernetes.registry import kind_named
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.hooks.kubernetes import KubernetesHook
+from airflow_distrib.jobs.pool import SessionPool
+from airflow_distrib.jobs.waiting import Ending, Waiting
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome
+from airflow_distrib.systems.kubernetes.client import KubernetesSettings
+from airflow_distrib.systems.kubernetes.registry import kind_named
 from airflow_distrib.triggers import job as triggers
 from airflow_distrib.triggers.job import JobTrigger
-from airflow_distrib.systems.kubernetes.feed import WatchHub
-from airflow_distrib.jobs.waiting import Ending, Waiting
 from fake_kubernetes import FakeKubernetes
 
 JOBS, PODS = kind_named("pytorchjob").path("ns"), "/api/v1/namespaces/ns/pods"
@@ -44,97 +45,73 @@ def master(outcome: Outcome | None = None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[FakeKubernetes], Coroutine[Any, Any, Any]]], Any]:
-    """Runs a test with a server that the connection leads to."""
-
-    def start(test: Callable[[FakeKubernetes], Coroutine[Any, Any, Any]]) -> Any:
-        async def main() -> Any:
-            async with FakeKubernetes() as api:
-
-                async def settings(self: KubernetesHook) -> Any:
-                    return api.settings()
-
-                monkeypatch.setattr(KubernetesHook, "asettings", settings)
-                try:
-                    return await test(api)
-                finally:
-                    await asyncio.gather(*triggers._killing)
-                    await WatchHub.current().close()
-
-        return asyncio.run(main())
-
-    return start
-
-
-@pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events need not wait for a scheduler here."""
+async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeKubernetes]:
+    """The server that the connection leads to; events need not wait for a scheduler here."""
     monkeypatch.setattr(triggers, "EARLIEST_SECONDS", 0.0)
+    async with FakeKubernetes() as server:
+
+        async def settings(self: KubernetesHook) -> KubernetesSettings:
+            return server.settings()
+
+        monkeypatch.setattr(KubernetesHook, "asettings", settings)
+        try:
+            yield server
+        finally:
+            await asyncio.gather(*triggers._killing)
+            await SessionPool.current().close()
 
 
-def trigger(**fields: Any) -> JobTrigger:
+def trigger(deadline: float | None = None) -> JobTrigger:
     """For the job, without its log."""
-    made = JobTrigger(Waiting(REF, "c", logs=False, **fields).to_json())
+    made = JobTrigger(Waiting(REF, "c", logs=False, deadline=deadline).to_json())
     made.task_instance = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)  # type: ignore[assignment]
     return made
 
 
-async def event_of(waiting: JobTrigger) -> Any:
+async def event_of(waiting: JobTrigger) -> dict[str, Any]:
     """The one event."""
-    return [each.payload async for each in waiting.run()]
+    (event,) = [each.payload async for each in waiting.run()]
+    return dict(event)
 
 
 def test_arguments_survive_serialization_and_hold_no_credentials() -> None:
-    """And leave out what is at its default, for triggerers of an older release."""
-    made = JobTrigger(Waiting(REF, "c", deadline=5.0, log_roles=("master-0",)).to_json())
+    """They are stored in Airflow's database, and triggerers of another release have to understand them."""
+    made = JobTrigger(Waiting(REF, "c", deadline=5.0, log_parts=("master-0",)).to_json())
     path, arguments = made.serialize()
     assert path == "airflow_distrib.triggers.job.JobTrigger"
     assert JobTrigger(**json.loads(json.dumps(arguments))).serialize() == (path, arguments)
-    assert set(arguments["waiting"]) == {"ref", "connection", "deadline", "log_roles"}
+    assert set(arguments["waiting"]) == {"ref", "connection", "deadline", "log_parts"}
     assert Waiting.from_json({**arguments["waiting"], "of a later release": 1}).deadline == 5.0
 
 
-def test_a_jobs_end_is_an_event_with_rank_zeros_outcome(run: Any) -> None:
-    """Which outlives the pod."""
-
-    async def test(api: FakeKubernetes) -> Any:
-        api.put(JOBS, resource("Running"))
-        api.put(PODS, master())
-        waiting = asyncio.create_task(event_of(trigger()))
-        await asyncio.sleep(0.3)
-        assert not waiting.done()
-        api.put(PODS, master(Outcome(outcomes.SUCCESS, 0, result="42")))
-        api.put(JOBS, resource("Running", "Succeeded"))
-        return await asyncio.wait_for(waiting, 5)
-
-    (event,) = run(test)
+async def test_a_jobs_end_is_an_event_with_rank_zeros_outcome(api: FakeKubernetes) -> None:
+    """The outcome outlives the pod that reported it, so that the worker finds it in any case."""
+    api.put(JOBS, resource("Running"))
+    api.put(PODS, master())
+    waiting = asyncio.create_task(event_of(trigger()))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    api.put(PODS, master(Outcome(outcomes.SUCCESS, 0, result="42")))
+    api.put(JOBS, resource("Running", "Succeeded"))
+    event = await asyncio.wait_for(waiting, 5)
     ending = Ending.from_json(json.loads(json.dumps(event)))
     assert (ending.succeeded, ending.problem) == (True, None)
     assert [each.result for each in ending.outcomes] == ["42"]
 
 
-def test_a_deadline_cancels_the_job(run: Any) -> None:
-    """Airflow does not enforce execution_timeout while a task is deferred."""
-
-    async def test(api: FakeKubernetes) -> Any:
-        api.put(JOBS, resource("Running"))
-        (event,) = await event_of(trigger(deadline=1.0))
-        assert JOBS in api.objects
-        assert "job" not in api.objects[JOBS]
-        return event
-
-    assert run(test)["problem"][0] == "TimedOut"
+async def test_a_deadline_cancels_the_job(api: FakeKubernetes) -> None:
+    """Airflow itself does not enforce execution_timeout while a task is deferred."""
+    api.put(JOBS, resource("Running"))
+    event = await event_of(trigger(deadline=1.0))
+    assert JOBS in api.objects
+    assert "job" not in api.objects[JOBS]
+    assert event["problem"][0] == "TimedOut"
 
 
-def test_whatever_goes_wrong_is_an_event(run: Any) -> None:
-    """An exception would lose the job."""
-
-    async def test(api: FakeKubernetes) -> Any:
-        api.refuse = lambda _: 403
-        return await event_of(trigger())
-
-    (event,) = run(test)
-    assert "403" in event["error"]
+async def test_whatever_goes_wrong_is_an_event(api: FakeKubernetes) -> None:
+    """An exception in a trigger would fail the task without telling a worker about the job."""
+    api.refuse = lambda _: 403
+    assert "403" in (await event_of(trigger()))["error"]
 
 
 @pytest.mark.parametrize(
@@ -153,55 +130,45 @@ def test_whatever_goes_wrong_is_an_event(run: Any) -> None:
         ("running", ("Succeeded",), False),
     ],
 )
-def test_a_kill_cancels_the_job_only_if_the_task_was_ended(
-    state: str, conditions: tuple[str, ...], cancelled: bool, run: Any, monkeypatch: pytest.MonkeyPatch
+async def test_a_kill_cancels_the_job_only_if_the_task_was_ended(
+    state: str, conditions: tuple[str, ...], cancelled: bool, api: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Airflow also kills triggers that it moves to another triggerer."""
+    """Airflow also kills triggers that it moves to another triggerer, and their jobs have to go on."""
 
     async def asked(self: JobTrigger) -> str:
         return state
 
     monkeypatch.setattr(JobTrigger, "_state_of_task", asked)
-
-    async def test(api: FakeKubernetes) -> bool:
-        api.put(JOBS, resource(*conditions))
-        await trigger().on_kill()
-        return "job" not in api.objects[JOBS]
-
-    assert run(test) is cancelled
+    api.put(JOBS, resource(*conditions))
+    await trigger().on_kill()
+    assert ("job" not in api.objects[JOBS]) is cancelled
 
 
-def test_a_kill_goes_on_when_airflow_stops_waiting_for_it(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It allows about a second."""
+async def test_a_kill_goes_on_when_airflow_stops_waiting_for_it(
+    api: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow waits for about a second, which is less than a busy cluster needs to answer."""
 
     async def slowly(self: JobTrigger) -> str:
         await asyncio.sleep(0.3)
         return "failed"
 
     monkeypatch.setattr(JobTrigger, "_state_of_task", slowly)
-
-    async def test(api: FakeKubernetes) -> bool:
-        api.put(JOBS, resource("Running"))
-        killing = asyncio.create_task(trigger().on_kill())
-        await asyncio.sleep(0.05)
-        killing.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await killing
-        assert "job" in api.objects[JOBS]
-        await asyncio.gather(*triggers._killing)
-        return "job" not in api.objects[JOBS]
-
-    assert run(test)
+    api.put(JOBS, resource("Running"))
+    killing = asyncio.create_task(trigger().on_kill())
+    await asyncio.sleep(0.05)
+    killing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await killing
+    assert "job" in api.objects[JOBS]
+    await asyncio.gather(*triggers._killing)
+    assert "job" not in api.objects[JOBS]
 
 
-def test_a_trigger_that_has_fired_kills_nothing(run: Any) -> None:
-    """Airflow cancels what runs on after its event."""
-
-    async def test(api: FakeKubernetes) -> bool:
-        api.put(JOBS, resource("Succeeded"))
-        made = trigger()
-        await event_of(made)
-        await made.on_kill()
-        return "job" in api.objects[JOBS]
-
-    assert run(test)
+async def test_a_trigger_that_has_fired_kills_nothing(api: FakeKubernetes) -> None:
+    """Airflow cancels a trigger after its event, while a worker is about to read the result of the job."""
+    api.put(JOBS, resource("Succeeded"))
+    made = trigger()
+    await event_of(made)
+    await made.on_kill()
+    assert "job" in api.objects[JOBS]

@@ -72,7 +72,7 @@ def _files(config: Elastic, job: Job) -> dict[str, Spec]:
         return {manifest.SPEC: job.spec()}
     endpoint = config.rdzv_endpoint or (f"{job.name}-worker-0:{PORT}" if config.max_nodes > 1 else "localhost:0")
     agent = elastic_spec(config, job.name)._replace(rdzv_endpoint=endpoint)
-    return {manifest.SPEC: job.spec(specs.ELASTIC, elastic=agent)}
+    return {manifest.SPEC: job.spec(specs.ELASTIC)._replace(elastic=agent)}
 
 
 def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:

@@ -1,9 +1,8 @@
-"""A small asynchronous client of the Kubernetes API that speaks plain JSON.
+"""A small asynchronous client of the Kubernetes API that works with plain JSON.
 
-kubernetes_asyncio finds out where the cluster is and how to log in (in-cluster account,
-kubeconfig, exec plugins, OIDC); requests go through one aiohttp session that lives as
-long as the client. Its generated models cost three times the time per call (measured:
-1.0 against 0.3 ms) and know no custom resources.
+kubernetes_asyncio finds the cluster and the credentials (in-cluster account, kubeconfig, exec
+plugins, OIDC); requests go through one aiohttp session. Its generated models take three times as
+long per call (measured: 1.0 against 0.3 ms) and know no custom resources.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from airflow_distrib.core.errors import ClusterError, MissingExtra
+from airflow_distrib.systems.kubernetes.kind import Object
 
 if TYPE_CHECKING:
     import aiohttp
@@ -27,24 +27,24 @@ log = logging.getLogger(__name__)
 
 JSON = "application/json"
 
-# Answers that a later attempt may improve: too many requests, and a server in trouble.
+# Statuses worth a retry: too many requests, and server errors.
 RETRIED = frozenset({429, 500, 502, 503, 504})
-# A server that has never answered is more likely misspelt than down: some 100 seconds. One
-# that has is waited for: some 5 minutes.
+# If the server has never answered, its address is probably wrong: give up after some 100 seconds,
+# otherwise after some 5 minutes.
 FIRST_ATTEMPTS, ATTEMPTS = 12, 24
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
-# Seconds for one answer; watches and logs have no end of their own.
+# Seconds for one answer; watches and logs have no such limit.
 TIMEOUT = 30.0
 
 
 class ApiError(ClusterError):
-    """The API server's refusal.
+    """The API server refused a request.
 
     Attributes:
         status: the HTTP status, such as 404.
-        reason: Kubernetes' word for it, such as ``AlreadyExists``.
-        message: its sentence.
+        reason: Kubernetes' own reason, such as ``AlreadyExists``.
+        message: the server's explanation.
         retry_after: seconds that the server asks to wait.
     """
 
@@ -63,53 +63,66 @@ class Unreachable(ClusterError):
 
 @dataclass(frozen=True)
 class KubernetesSettings:
-    """Where a cluster is and how to log in, as an Airflow connection of type ``kubernetes`` says it.
+    """Where a cluster is and how to log in: an Airflow connection of type ``kubernetes``.
 
     Attributes:
-        in_cluster: True uses the pod's own service account; None does so where there is one
+        in_cluster: True uses the pod's own service account; None does so if there is one
             and nothing else is set.
         kube_config_path: path of a kubeconfig; None is $KUBECONFIG or ~/.kube/config.
         kube_config: a whole kubeconfig.
         context: context of the kubeconfig; None is its current one.
-        namespace: namespace of jobs that name none.
+        namespace: default namespace of jobs.
         verify_tls: False trusts any certificate.
     """
 
     in_cluster: bool | None = None
     kube_config_path: str | None = None
-    kube_config: Mapping[str, Any] | None = None
+    kube_config: Mapping[str, object] | None = None
     context: str | None = None
     namespace: str = "default"
     verify_tls: bool = True
+
+
+class _Login(Protocol):
+    """What is read from kubernetes_asyncio's ``Configuration``, which has no types of its own."""
+
+    host: str | None
+    proxy: str | None
+    tls_server_name: str | None
+    ssl_ca_cert: str | None
+    cert_file: str | None
+    key_file: str | None
+    verify_ssl: bool
+
+    async def get_api_key_with_prefix(self, identifier: str) -> str | None: ...
 
 
 class KubernetesClient:
     """Requests to one API server; use it as an asynchronous context manager, in one event loop.
 
     Args:
-        anew: reads the settings again, when the credentials they hold are refused.
+        reload: reads the settings again when their credentials are refused.
     """
 
     def __init__(
-        self, settings: KubernetesSettings, anew: Callable[[], Awaitable[KubernetesSettings]] | None = None
+        self, settings: KubernetesSettings, reload: Callable[[], Awaitable[KubernetesSettings]] | None = None
     ) -> None:
         self.settings = settings
-        self._anew = anew
-        self.requests = 0
-        self._configuration: Any = None
+        self._reload = reload
+        self._login: _Login | None = None
         self._session: aiohttp.ClientSession | None = None
         self._opening = asyncio.Lock()
         self._has_answered = False
 
     @property
     def namespace(self) -> str:
-        """Namespace of jobs that name none."""
+        """Default namespace of jobs."""
         return self.settings.namespace
 
     @property
     def host(self) -> str:
-        """Address of the API server, once it was asked."""
-        return str(self._configuration.host) if self._configuration else ""
+        """Address of the API server; empty before the first request."""
+        return self._login.host or "" if self._login else ""
 
     async def __aenter__(self) -> Self:
         return self
@@ -131,11 +144,11 @@ class KubernetesClient:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Any = None,
+        body: object = None,
         content_type: str = JSON,
         attempts: int | None = None,
-    ) -> Any:
-        """One request and its JSON answer, asked again with growing pauses while that may help.
+    ) -> Object:
+        """Send a request, retried with growing pauses while that may help, and return the JSON answer.
 
         Raises:
             ApiError: the server refused.
@@ -163,14 +176,14 @@ class KubernetesClient:
     async def stream(
         self, path: str, query: Mapping[str, str], *, quiet_for: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open an answer that goes on, such as a watch or a log; gives its pieces as they come.
+        """Open a streamed answer, such as a watch or a log, and yield its pieces as they arrive.
 
         Args:
             quiet_for: seconds of silence after which the connection counts as lost.
 
         Raises:
             ApiError: the server refused.
-            Unreachable: it does not answer, or fell silent.
+            Unreachable: it does not answer, or stopped sending.
         """
         async with self._send("GET", path, query, None, JSON, None, quiet_for) as response:
             yield self._pieces(response)
@@ -191,22 +204,22 @@ class KubernetesClient:
         method: str,
         path: str,
         query: Mapping[str, str] | None,
-        body: Any,
+        body: object,
         content_type: str,
         total: float | None,
         quiet_for: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send once, and once more with fresh credentials when they were refused."""
+        """Send a request, and repeat it once with fresh credentials if they were refused."""
         import aiohttp
 
         await self._open()
         timeout = aiohttp.ClientTimeout(total=total, sock_connect=10, sock_read=quiet_for)
         data = json.dumps(body).encode() if body is not None else None
-        for again in (True, False):
-            response = await self._answer(method, path, query, data, content_type, timeout)
+        for may_renew in (True, False):
+            response = await self._send_once(method, path, query, data, content_type, timeout)
             self._has_answered = True
             async with response:
-                if response.status == 401 and again:
+                if response.status == 401 and may_renew:
                     await self._open(renew=True)
                     continue
                 if response.status >= 400:
@@ -214,37 +227,41 @@ class KubernetesClient:
                 yield response
                 return
 
-    async def _answer(
-        self, method: str, path: str, query: Any, data: bytes | None, content_type: str, limits: Any
+    async def _send_once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        data: bytes | None,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own
     ) -> aiohttp.ClientResponse:
         import aiohttp
 
+        login = self._login
         assert self._session is not None
-        configuration = self._configuration
+        assert login is not None
         headers = {"Content-Type": content_type, "Accept": JSON, "User-Agent": "airflow-distrib"}
         try:
-            token = await configuration.get_api_key_with_prefix("BearerToken")
+            token = await login.get_api_key_with_prefix("BearerToken")
         except Exception as error:
-            raise Unreachable(f"no token for {configuration.host}: {type(error).__name__}: {error}") from error
+            raise Unreachable(f"no token for {login.host}: {type(error).__name__}: {error}") from error
         if token:
             headers["Authorization"] = token
-        options = {"proxy": configuration.proxy} if configuration.proxy else {}
-        if configuration.tls_server_name:
-            options["server_hostname"] = configuration.tls_server_name
-        self.requests += 1
         try:
             return await self._session.request(
                 method,
-                f"{configuration.host}{path}",
+                f"{login.host}{path}",
                 params=query,
                 data=data,
                 headers=headers,
-                timeout=limits,
-                **options,
+                timeout=timeout,
+                proxy=login.proxy or None,
+                server_hostname=login.tls_server_name or None,
             )
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             detail = str(error) or type(error).__name__
-            raise Unreachable(f"the Kubernetes API at {configuration.host} does not answer: {detail}") from error
+            raise Unreachable(f"the Kubernetes API at {login.host} does not answer: {detail}") from error
 
     # ------------------------------------------------------------------ logging in
 
@@ -254,31 +271,31 @@ class KubernetesClient:
                 return
             import aiohttp
 
-            if renew and self._anew is not None:
-                self.settings = await self._anew()
-            self._configuration = await _configuration(self.settings)
-            if self._session is not None and not self._session.closed and not self._configuration.cert_file:
-                # A new token goes into the next request's header; streams of others live on.
+            if renew and self._reload is not None:
+                self.settings = await self._reload()
+            self._login = await _log_in(self.settings)
+            if self._session is not None and not self._session.closed and not self._login.cert_file:
+                # A new token only changes the next request's header; open streams continue.
                 return
             await self.close()
-            tls = await asyncio.to_thread(_tls_of, self._configuration)
-            # The default of 100 connections would make the 101st log wait for another's end.
+            tls = await asyncio.to_thread(_tls_context, self._login)
+            # With aiohttp's default of 100 connections the 101st log would wait until another ends.
             connector = aiohttp.TCPConnector(ssl=tls, limit=0)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=2**21)
 
 
-async def _json_of(response: aiohttp.ClientResponse) -> Any:
+async def _json_of(response: aiohttp.ClientResponse) -> Object:
     import aiohttp
 
     try:
-        return await response.json(content_type=None)
+        answer: Object = await response.json(content_type=None)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-        # The server went away in the middle of its answer.
         raise Unreachable(f"the answer broke off: {type(error).__name__}: {error}") from error
+    return answer
 
 
 def _pause(attempt: int) -> float:
-    """Growing, and different for everybody: a server that comes back is not met by all at once."""
+    """Growing and random, so that clients do not all return at once when a server recovers."""
     return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
 
 
@@ -295,12 +312,12 @@ async def _error_of(response: aiohttp.ClientResponse, what: str) -> ApiError:
     return ApiError(response.status, reason, message, what, retry_after)
 
 
-async def _configuration(settings: KubernetesSettings) -> Any:
-    """Find the cluster.
+async def _log_in(settings: KubernetesSettings) -> _Login:
+    """Find the cluster and the credentials.
 
     Raises:
         MissingExtra: kubernetes_asyncio is not installed.
-        ClusterError: what the settings name is not there or cannot be used.
+        ClusterError: the kubeconfig or service account is missing or invalid.
     """
     try:
         from kubernetes_asyncio import config
@@ -309,7 +326,8 @@ async def _configuration(settings: KubernetesSettings) -> Any:
         raise MissingExtra("kubernetes", "kubernetes_asyncio") from None
     configuration = Configuration()
     try:
-        if settings.in_cluster or (settings.in_cluster is None and _nothing_named(settings)):
+        is_default = settings.kube_config is None and not settings.kube_config_path and not settings.context
+        if settings.in_cluster or (settings.in_cluster is None and is_default):
             try:
                 config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             except config.ConfigException:
@@ -325,31 +343,28 @@ async def _configuration(settings: KubernetesSettings) -> Any:
                 settings.kube_config_path, settings.context, configuration, persist_config=False
             )
     except (config.ConfigException, OSError, KeyError, TypeError, ValueError) as error:
-        raise ClusterError(f"cannot log in to Kubernetes: {error}; {_wanted(settings)}") from error
+        raise ClusterError(f"cannot log in to Kubernetes: {error}; {_source(settings)}") from error
     configuration.verify_ssl = configuration.verify_ssl and settings.verify_tls
     return configuration
 
 
-def _nothing_named(settings: KubernetesSettings) -> bool:
-    return settings.kube_config is None and not settings.kube_config_path and not settings.context
-
-
-def _wanted(settings: KubernetesSettings) -> str:
+def _source(settings: KubernetesSettings) -> str:
     if settings.in_cluster:
-        return "the connection says in_cluster"
+        return "in_cluster is set in the connection"
     if settings.kube_config is not None:
-        return "the connection holds the kubeconfig"
+        return "the kubeconfig is in the connection"
     return f"the kubeconfig is {settings.kube_config_path or '$KUBECONFIG or ~/.kube/config'}"
 
 
-def _tls_of(configuration: Any) -> ssl.SSLContext:
+def _tls_context(login: _Login) -> ssl.SSLContext:
     """Reads files and parses certificates, so it runs in a thread."""
-    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-    if configuration.cert_file:
-        context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
-    if not configuration.verify_ssl:
+    context = ssl.create_default_context(cafile=login.ssl_ca_cert)
+    if login.cert_file:
+        context.load_cert_chain(login.cert_file, keyfile=login.key_file)
+    if not login.verify_ssl:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if getattr(configuration, "disable_strict_ssl_verification", False):
+    # Older versions of kubernetes_asyncio do not have this setting.
+    if getattr(login, "disable_strict_ssl_verification", False):
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

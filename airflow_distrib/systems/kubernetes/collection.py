@@ -24,14 +24,14 @@ PAGE = 100
 
 
 class Gone(Exception):
-    """The place in the stream of changes is too old: HTTP 410."""
+    """The server no longer has the changes since the watch's resource version: HTTP 410."""
 
 
 class Listener(Protocol):
-    """Somebody who waits for one job."""
+    """Follows one job."""
 
     def changed(self) -> None:
-        """Something about the job is different now."""
+        """Something about the job has changed."""
 
     def lost(self, found: Manifest) -> None:
         """An object of the job was deleted; this is its last state."""
@@ -45,9 +45,9 @@ class CollectionWatch:
         slim: the part of an object that is kept in memory.
 
     Attributes:
-        listed_at: monotonic time at which the last complete list was asked for.
-        down_since: monotonic time since when the server has not answered; None while it does.
-        refused: the server's refusal, once it has lasted.
+        listed_at: monotonic time at which the last complete list was requested.
+        down_since: monotonic time since which the server has not answered; None while it does.
+        refused: the server's refusal, once it has lasted for ``timing.refused``.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class CollectionWatch:
         self._version = ""
         self._objects: dict[str, dict[str, Manifest]] = {}
         self._listeners: dict[str, list[Listener]] = {}
-        # A context of its own: otherwise its log lines went to whichever task came first.
+        # In its own context: otherwise its log lines would go to the task that happened to come first.
         self._task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
 
     def of(self, job: str) -> dict[str, Manifest]:
@@ -80,7 +80,7 @@ class CollectionWatch:
 
     @contextlib.contextmanager
     def listening(self, job: str, listener: Listener) -> Iterator[None]:
-        """Tell ``listener`` of every change to an object of ``job``."""
+        """Notify ``listener`` of every change to an object of ``job``."""
         self._listeners.setdefault(job, []).append(listener)
         try:
             yield
@@ -90,7 +90,6 @@ class CollectionWatch:
                 del self._listeners[job]
 
     async def close(self) -> None:
-        """Stop watching."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -110,11 +109,11 @@ class CollectionWatch:
             except Gone:
                 self._version = ""
                 await asyncio.sleep(random.uniform(0, self._timing.first_pause))  # noqa: S311 - no secret
-            except Exception as error:  # noqa: BLE001 - a watch that dies must not take its jobs along
+            except Exception as error:  # noqa: BLE001 - the jobs depend on this loop, so it never ends
                 self._went_down(error)
                 failures += 1
                 if failures % 3 == 0:
-                    # Whatever is wrong may be with the place to go on from.
+                    # The resource version itself may be the problem.
                     self._version = ""
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
                 pause = min(pause * 2, self._timing.longest_pause)
@@ -129,13 +128,13 @@ class CollectionWatch:
         if not isinstance(error, ApiError) or error.status not in (401, 403, 404):
             self._refused_since = None
             return
-        # A server that has just come back refuses what it will soon allow.
+        # A server that has just restarted may refuse what it allows a moment later.
         self._refused_since = self._refused_since or time.monotonic()
         if time.monotonic() - self._refused_since > self._timing.refused:
             self.refused = error
 
     async def _list(self) -> None:
-        asked = time.monotonic()
+        requested_at = time.monotonic()
         query = {"labelSelector": self._selector, "limit": str(PAGE)}
         found: dict[str, Manifest] = {}
         while True:
@@ -153,14 +152,14 @@ class CollectionWatch:
             await asyncio.sleep(0)
         self._replace(found)
         self._version = page["metadata"]["resourceVersion"]
-        self.listed_at = asked
+        self.listed_at = requested_at
         self._came_back()
         for listeners in list(self._listeners.values()):
             for listener in listeners:
                 listener.changed()
 
     def _replace(self, found: Mapping[str, Manifest]) -> None:
-        """Take a complete list; what is not in it any more was deleted while nobody watched."""
+        """Replace all objects by a complete list; those missing from it were deleted in the meantime."""
         known = [(job, item) for job, items in self._objects.items() for item in items.values()]
         current = {item["metadata"]["uid"] for item in found.values()}
         self._objects = {}
@@ -171,31 +170,30 @@ class CollectionWatch:
                 self._lose(job, item)
 
     async def _watch(self) -> AsyncIterator[None]:
-        """Follow the changes; ends when the server ends the stream. Gives one item for each."""
-        lasting = self._timing.watch + random.randint(0, 60)  # noqa: S311 - no secret
+        """Apply changes until the server ends the stream; yields after every piece received."""
         query = {
             "labelSelector": self._selector,
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
-            "timeoutSeconds": str(lasting),
+            "timeoutSeconds": str(self._timing.watch + random.randint(0, 60)),  # noqa: S311 - no secret
         }
         try:
-            # Bookmarks come every minute, so longer silence is a connection that died.
+            # The server sends a bookmark every minute: if it is silent for longer, the connection is dead.
             async with self._client.stream(self.path, query, quiet_for=150) as pieces:
                 self._came_back()
                 rest = b""
                 async for piece in pieces:
                     *lines, rest = (rest + piece).split(b"\n")
                     for line in lines:
-                        self._take(json.loads(line))
+                        self._apply(json.loads(line))
                     yield None
         except ApiError as error:
             if error.status == 410:
                 raise Gone from error
             raise
 
-    def _take(self, event: Object) -> None:
+    def _apply(self, event: Object) -> None:
         kind, found = event["type"], event["object"]
         if kind == "ERROR":
             if found.get("code") == 410:

@@ -1,4 +1,4 @@
-"""One job as the shared watches know it."""
+"""One job, as seen by the shared watches."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ from airflow_distrib.systems.kubernetes.kind import Kind, Manifest, Object
 
 
 class JobFeed:
-    """What is known of one job, kept up to date by the watches.
-
-    Attributes:
-        outage: seconds for which the API server has not answered; 0 while it does.
-    """
+    """The state of one job, kept up to date by the watches."""
 
     def __init__(self, ref: JobRef, kind: Kind, jobs: CollectionWatch, pods: CollectionWatch) -> None:
         self._ref, self._kind = ref, kind
         self._jobs, self._pods = jobs, pods
         self._since = time.monotonic()
-        self._asked: Manifest | None = None
+        # The job as returned by a direct request, until the watch has it.
+        self._fetched: Manifest | None = None
         self._gone = False
         self._last: Manifest | None = None
-        self._past: dict[str, Manifest] = {}
+        self._deleted: dict[str, Manifest] = {}
         self._changed = asyncio.Event()
 
     def changed(self) -> None:
@@ -35,51 +32,55 @@ class JobFeed:
     def lost(self, found: Manifest) -> None:
         if found["metadata"]["uid"] == self._ref.uid:
             self._gone, self._last = True, found
-        # What a pod last reported outlives it.
-        self._past[found["metadata"]["uid"]] = found
+        # A pod's last report is still needed after the pod is gone.
+        self._deleted[found["metadata"]["uid"]] = found
         self._changed.set()
 
+    def _listed(self) -> Manifest | None:
+        found = self._jobs.of(self._ref.name).get(self._ref.name)
+        return found if found is not None and found["metadata"]["uid"] == self._ref.uid else None
+
     async def begin(self, get: Callable[[JobRef], Awaitable[Object | None]]) -> None:
-        """Find out whether the job is there, if the watch does not know yet."""
-        known = self._jobs.of(self._ref.name).get(self._ref.name)
-        if known is None or known["metadata"]["uid"] != self._ref.uid:
+        """Request the job, unless the watch already has it."""
+        if self._listed() is None:
             found = await get(self._ref)
-            self._asked = self._kind.slim(found) if found is not None else None
+            self._fetched = self._kind.slim(found) if found is not None else None
             self._gone = self._gone or found is None
             self._since = time.monotonic()
 
     @property
     def ready(self) -> bool:
-        """Whether both watches have listed what there is."""
+        """Whether both watches have received a complete list."""
         return bool(self._jobs.listed_at and self._pods.listed_at)
 
     @property
     def outage(self) -> float:
+        """Seconds for which the API server has not answered; 0 while it does."""
         down = self._jobs.down_since or self._pods.down_since
         return time.monotonic() - down if down is not None else 0.0
 
     def check(self) -> None:
-        """Raise what keeps the watches from working, once it has lasted."""
+        """Raise the API server's refusal, once it has lasted."""
         for watch in (self._jobs, self._pods):
             if watch.refused is not None:
                 raise watch.refused
 
     def view(self, events: tuple[Object, ...]) -> View:
-        """The job as it is known now."""
-        found = self._jobs.of(self._ref.name).get(self._ref.name)
-        if found is not None and found["metadata"]["uid"] == self._ref.uid:
-            self._asked = None
+        """The current state of the job."""
+        found = self._listed()
+        if found is not None:
+            self._fetched = None
         elif self._jobs.listed_at > self._since:
-            # A list that began after the job did, and does not have it.
-            found, self._gone = None, True
+            # The job existed before this list was requested, and is not in it.
+            self._gone = True
         else:
-            found = self._asked
+            found = self._fetched
         live = self._pods.of(self._ref.name)
         uids = {pod["metadata"]["uid"] for pod in live.values()}
-        past = [pod for uid, pod in self._past.items() if uid not in uids and uid != self._ref.uid]
-        alone = self._jobs is self._pods
-        pods = (*past, *live.values()) if not alone else tuple(self._past.values()) or tuple(live.values())
-        # Of a job that is gone the last state counts: it may have ended well before.
+        deleted = [pod for uid, pod in self._deleted.items() if uid not in uids and uid != self._ref.uid]
+        is_pod = self._jobs is self._pods
+        pods = (*deleted, *live.values()) if not is_pod else tuple(self._deleted.values()) or tuple(live.values())
+        # The last state of a deleted job counts: it may have succeeded before.
         return View(self._last if self._gone else found, pods, events)
 
     async def wait(self, seconds: float | None) -> bool:

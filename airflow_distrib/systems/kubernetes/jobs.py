@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobStatus
-from airflow_distrib.jobs.launcher import Conclusion, Emit, Storage
+from airflow_distrib.jobs.launcher import Conclusion, Emit, JobClient, Storage
 from airflow_distrib.jobs.waiting import Ending, Waiting
 from airflow_distrib.systems.kubernetes.fetch import conclusion
 from airflow_distrib.systems.kubernetes.manifest import KubernetesSubmission
@@ -18,11 +18,8 @@ from airflow_distrib.systems.kubernetes.session import KubernetesSession
 from airflow_distrib.systems.kubernetes.watch import KubernetesWatch
 
 
-class KubernetesJobs:
-    """Submits, watches and cancels; see :class:`~airflow_distrib.jobs.launcher.JobClient`."""
-
-    # The API server deletes what belongs to a job by itself.
-    confirm_seconds = 0.0
+class KubernetesJobs(JobClient[KubernetesSubmission]):
+    """Jobs of every kind, through one session."""
 
     def __init__(self, session: KubernetesSession) -> None:
         self._session = session
@@ -41,9 +38,6 @@ class KubernetesJobs:
         del storage  # nothing is uploaded
         api = ResourceApi(self._session.client, submission.kind)
         return await api.submit(submission, reserved.address["namespace"])
-
-    async def release(self, reserved: JobRef) -> None:
-        del reserved  # there is nothing before the resource
 
     async def find(self, reserved: JobRef, identity: JobIdentity) -> JobRef | None:
         return await self._api(reserved).find(reserved.address["namespace"], reserved.name, identity)
@@ -86,9 +80,6 @@ class KubernetesJobs:
     async def reap(self, submission: KubernetesSubmission, keep: JobRef | None) -> list[JobRef]:
         api = ResourceApi(self._session.client, submission.kind)
         return await api.reap(self._namespace(submission), submission.identity, keep.uid if keep else None)
-
-    async def clean_up(self, ref: JobRef) -> None:
-        await self.cancel(ref)
 
     def describe(self, ref: JobRef) -> str:
         return f"{kind_named(ref.address['kind']).kind} {ref.address['namespace']}/{ref.name}"

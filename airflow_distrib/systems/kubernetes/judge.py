@@ -1,4 +1,4 @@
-"""Whether a job on Kubernetes is over, stuck, or goes on: pure, from the resource, its pods and its events."""
+"""Decides whether a job on Kubernetes is over or stuck: pure, from the resource, its pods and its events."""
 
 from __future__ import annotations
 
@@ -13,20 +13,16 @@ from airflow_distrib.systems.kubernetes import problems, reports
 from airflow_distrib.systems.kubernetes.kind import Kind, Object, seconds
 from airflow_distrib.systems.kubernetes.problems import Patience
 
-# After the job's own end, how long its pods may take to report how they ended, in seconds.
+# How long the pods may take to report their outcomes after the job itself has ended.
 SETTLE_SECONDS = 4.0
-# A pod that should be gone for so long is on a node that does not answer.
+# A pod that should have been gone for this long is on a node that no longer answers.
 LOST_SECONDS = 60.0
 STALE_EVENT_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class View:
-    """What is known of a job at one moment.
-
-    Attributes:
-        resource: None once it is certainly gone.
-    """
+    """The state of a job at one moment; ``resource`` is None once it is certainly gone."""
 
     resource: Object | None
     pods: tuple[Object, ...] = ()
@@ -34,11 +30,11 @@ class View:
 
 
 def judge(kind: Kind, ref: JobRef, view: View, patience: Patience, now: float) -> Observation:
-    """Decide whether a job is over, and what might keep it from ever being."""
+    """Decide whether a job is over, and collect what may keep it from starting."""
     outcomes = tuple(reports.of_pods(kind, ref.name, view.pods))
     status = kind.read(view.resource) if view.resource is not None else JobStatus(JobState.FAILED, problems.DELETED)
     if view.resource is not None and status.state.finished:
-        # Also where it is being removed: its TTL may be short.
+        # Also if it is being deleted already: its TTL may be short.
         return _finished(kind, ref, view, status, outcomes, now)
     if view.resource is None or view.resource.get("deleted") or view.resource["metadata"].get("deletionTimestamp"):
         problem = problems.deleted(kind.kind, ref.name, view.pods)
@@ -55,17 +51,17 @@ def judge(kind: Kind, ref: JobRef, view: View, patience: Patience, now: float) -
 def _finished(
     kind: Kind, ref: JobRef, view: View, status: JobStatus, outcomes: tuple[Outcome, ...], now: float
 ) -> Observation:
-    # Only pods that report, and that have got as far as to run their command: a worker that
-    # still waits for a master that is gone will never run.
+    # Only pods that report and have started their command: a worker that is still waiting for a
+    # deleted master will never run.
     running = any(_runs(kind, pod, now) for pod in view.pods if kind.reports(kind.role(ref.name, pod)))
     if status.state is JobState.SUCCEEDED:
-        # A PyTorchJob succeeds with its master, an elastic one with its first pod; the other
-        # ranks' work is not done yet, and may still fail.
+        # A PyTorchJob succeeds with its master, an elastic one with its first pod; other ranks may
+        # still be working, and may still fail.
         return Observation(status, not running, None, outcomes)
     problem = problems.ended(view.pods)
     if outcomes and not running:
         return Observation(status, True, problem, outcomes)
-    # Peers of the rank that failed are about to fail; the earliest is to be named.
+    # Other ranks are about to fail too, and the error should name the earliest failure.
     ended = kind.ended_at(view.resource or {})
     if ended is None:
         settling = (Obstacle("settling", SETTLE_SECONDS),)
@@ -75,9 +71,9 @@ def _finished(
 
 
 def _runs(kind: Kind, pod: Object, now: float) -> bool:
-    """Whether the main container of a pod is at work; on a node that is lost it only seems so."""
-    going = seconds(pod["metadata"].get("deletionTimestamp"))
-    if going and now > going + LOST_SECONDS:
+    """Whether the main container is running; on a lost node it only seems to be."""
+    deleted_at = seconds(pod["metadata"].get("deletionTimestamp"))
+    if deleted_at and now > deleted_at + LOST_SECONDS:
         return False
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
     main: Object = next((each for each in statuses if each["name"] == kind.container), {})
@@ -85,27 +81,30 @@ def _runs(kind: Kind, pod: Object, now: float) -> bool:
 
 
 def _problems(kind: Kind, view: View, now: float) -> Iterator[tuple[str, Problem]]:
-    """What is wrong now, and with which object."""
+    """Current problems, each with the name of the object that has it."""
     resource = view.resource or {}
-    working = sum(1 for pod in view.pods if _runs(kind, pod, now) or reports.ending(kind, pod) is not None)
-    enough = working >= min(kind.enough_pods(resource), kind.expected_pods(resource))
+    started = sum(1 for pod in view.pods if _runs(kind, pod, now) or reports.ending(kind, pod) is not None)
+    enough = started >= min(kind.enough_pods(resource), kind.expected_pods(resource))
     for name, problem in problems.pending(view.pods):
         if not (enough and problem.reason == problems.UNSCHEDULABLE):
             yield name, problem
-    if not resource.get("status") and not view.pods:
+    reported = [] if enough else list(_problems_of_events(kind, view, resource, now))
+    if not resource.get("status") and not view.pods and not reported:
+        # A controller that cannot create pods writes events, but no status.
         yield kind.kind, problems.not_seen(kind.kind)
-    if not enough:
-        yield from _problems_of_events(kind, view, resource, now)
+    yield from reported
 
 
 def _problems_of_events(kind: Kind, view: View, resource: Object, now: float) -> Iterator[tuple[str, Problem]]:
     started = {pod["metadata"]["name"] for pod in view.pods if _has_started(pod)}
-    if sum(1 for pod in view.pods if not pod.get("deleted")) >= kind.expected_pods(resource):
-        # All pods are there: what kept them from being created is over.
+    is_pod = any(pod["metadata"]["name"] == resource["metadata"]["name"] for pod in view.pods)
+    if not is_pod and sum(1 for pod in view.pods if not pod.get("deleted")) >= kind.expected_pods(resource):
+        # All pods were created, so the job's own events are obsolete. If the job is a Pod itself, its
+        # events may be about its volumes.
         started.add(resource["metadata"]["name"])
     for event in view.events:
         about = str((event.get("involvedObject") or {}).get("name", ""))
-        # Events are of the past: those of pods that have started since do not count.
+        # Events stay after the problem is solved: ignore those of pods that have started since.
         if about in started or (view.pods and _is_old(event, now)):
             continue
         if (problem := problems.from_event(event)) is not None:
@@ -113,7 +112,7 @@ def _problems_of_events(kind: Kind, view: View, resource: Object, now: float) ->
 
 
 def _has_started(pod: Object) -> bool:
-    """Whether any container was ever started, so that its volumes are there."""
+    """Whether any container was ever started, which means that the volumes are mounted."""
     status = pod.get("status") or {}
     ready = any(
         each["type"] == "PodReadyToStartContainers" and each["status"] == "True"
@@ -124,6 +123,6 @@ def _has_started(pod: Object) -> bool:
 
 
 def _is_old(event: Object, now: float) -> bool:
-    """What still goes wrong is reported again, at least every few minutes."""
+    """A problem that persists is reported again, at least every few minutes."""
     last = event.get("lastTimestamp") or (event.get("series") or {}).get("lastObservedTime") or event.get("eventTime")
     return bool(last) and seconds(last) < now - STALE_EVENT_SECONDS

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from airflow_distrib.core.status import JobStatus
 
-# An object of the API, or a part of one, as it is read; and one that is being rendered.
+# An object of the API, or a part of one, to read; and one that is being rendered.
 Object: TypeAlias = Mapping[str, Any]
 Manifest: TypeAlias = dict[str, Any]
 
@@ -17,7 +17,7 @@ VERBS = ("get", "list", "watch", "create", "delete")
 
 
 def pod_name(job: str, pod: Object) -> str:
-    """What the name of a pod adds to that of its job: ``worker-0``; its whole name where it is the job itself."""
+    """A pod's name without its job's: ``worker-0``; the whole name if the pod is the job itself."""
     return str(pod["metadata"]["name"]).removeprefix(f"{job}-")
 
 
@@ -33,8 +33,8 @@ def times_of_conditions(resource: Object) -> float | None:
     return max(times) or None
 
 
-def seconds(time: Any) -> float:
-    """Seconds since the epoch for a time of the API; 0 for none."""
+def seconds(time: object) -> float:
+    """Convert a time of the API to seconds since the epoch; 0 if there is none."""
     return datetime.fromisoformat(str(time).replace("Z", "+00:00")).timestamp() if time else 0.0
 
 
@@ -45,21 +45,21 @@ class Kind:
     Attributes:
         key: name in job references, such as ``pytorchjob``.
         api: group and version, such as ``kubeflow.org/v1``; ``v1`` is the core group.
-        kind, plural: as the API names them.
-        name_limit: longest name whose pods and services still have valid names.
+        kind, plural: names in the API.
+        name_limit: longest name of a job whose pods and services still have valid names.
         container: name of the container that runs ranks.
-        read: what the resource says of itself.
-        keep: the part of ``spec`` that the watch keeps in memory, which is all that the next
-            two functions may read.
-        expected_pods: how many pods the resource asks for.
-        enough_pods: with how many of them the job can run.
+        read: reads the status of a resource.
+        keep: the part of ``spec`` that the watch keeps in memory; the next two functions may
+            read nothing else.
+        expected_pods: how many pods the resource requests.
+        enough_pods: how many of them the job needs to run.
         role: role of a pod, such as ``worker-0``, from its labels; the arguments are the job's name and the pod.
-        reports: whether a pod of a role reports outcomes.
-        rank: the rank of a role, where the role determines it.
-        ended_at: seconds since the epoch at which the resource ended; None where it does not tell.
+        reports: whether pods of a role report outcomes.
+        rank: the rank of a role, if the role determines it.
+        ended_at: seconds since the epoch at which the resource ended; None if unknown.
         templates: the pod templates of a manifest, each with its path; a user's manifest may lack any part.
         merge_keys: further lists that are merged by a key of their items, by field name.
-        unsupported: common options it cannot honour, by dotted name.
+        unsupported: common options that this kind cannot honour, by dotted name.
         verbs: what the package does with the resource, for RBAC.
     """
 
@@ -93,7 +93,7 @@ class Kind:
         return f"{root}/namespaces/{namespace}/{self.plural}" + (f"/{name}" if name else "")
 
     def slim(self, found: Object) -> Manifest:
-        """What watching a job takes, of all that the API tells: a thousand jobs are held in memory."""
+        """The part of an object that watching needs: a thousand jobs are kept in memory."""
         metadata = found["metadata"]
         kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
         return {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 from airflow_distrib.core.status import JobState, JobStatus
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object, pod_name
@@ -14,8 +13,8 @@ REPLICA_TYPE = "training.kubeflow.org/replica-type"
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
 JOB_ROLE = "training.kubeflow.org/job-role"
 
-# The first that is true decides: a finished job keeps Running or Suspended beside it for a
-# moment, and a resumed one keeps Suspended with status False.
+# The first that is true decides: a job that has just finished may still be Running or Suspended too,
+# and a resumed one keeps Suspended with status False.
 _ORDER = (
     ("Failed", JobState.FAILED),
     ("Succeeded", JobState.SUCCEEDED),
@@ -27,7 +26,7 @@ _ORDER = (
 
 
 def read(resource: Object) -> JobStatus:
-    """Read ``status.conditions``; a resource that its controller has not seen yet is queued."""
+    """Read ``status.conditions``; a resource without any is queued."""
     conditions = (resource.get("status") or {}).get("conditions") or []
     true = {each["type"]: each for each in conditions if each.get("status") == "True"}
     for name, state in _ORDER:
@@ -37,7 +36,7 @@ def read(resource: Object) -> JobStatus:
 
 
 def role(job: str, pod: Object) -> str:
-    """``worker-0`` from the labels; the pod's own name where an operator sets none."""
+    """``worker-0`` from the labels; the pod's own name if the operator sets none."""
     labels = pod["metadata"].get("labels") or {}
     name = str(labels.get(REPLICA_TYPE) or labels.get(JOB_ROLE) or "").lower()
     if not name:
@@ -50,8 +49,8 @@ def replica_counts(field: str, *others: str) -> Callable[[Object], Manifest]:
     """For :attr:`~airflow_distrib.systems.kubernetes.kind.Kind.keep`: how many replicas each role has.
 
     Args:
-        field: of ``spec``, such as ``pytorchReplicaSpecs``.
-        others: fields that are kept whole.
+        field: such as ``pytorchReplicaSpecs``.
+        others: fields to keep whole.
     """
 
     def keep(spec: Object) -> Manifest:
@@ -75,8 +74,7 @@ def templates(field: str) -> Callable[[Manifest], Iterator[tuple[str, Manifest]]
     """The template of every role."""
 
     def find(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
-        specs: Any = (manifest.get("spec") or {}).get(field) or {}
-        for name, each in specs.items():
+        for name, each in ((manifest.get("spec") or {}).get(field) or {}).items():
             if each.get("template") is not None:
                 yield f"spec.{field}.{name}.template", each["template"]
 
@@ -88,11 +86,9 @@ def replica_type(name: str, replicas: int, template: Object, restart_policy: str
     return {name: {"replicas": replicas, "restartPolicy": restart_policy, "template": dict(template)}}
 
 
-def replicas_of(manifest: Object, field: str, role_name: str) -> Any:
-    """Replicas of a role in a user's own manifest; None where it has no such role."""
-    found: Any = manifest.get("spec") or {}
-    for key in (field, role_name):
-        found = found.get(key) if hasattr(found, "get") else None
-        if found is None:
-            return None
-    return found.get("replicas", 1) if hasattr(found, "get") else None
+def replicas_of(manifest: Object, field: str, role_name: str) -> object:
+    """Replicas of a role in a user's own manifest, which may be of any shape; None if it has no such role."""
+    found: object = manifest
+    for key in ("spec", field, role_name):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found.get("replicas", 1) if isinstance(found, Mapping) else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic
+from typing import ClassVar
 
 from airflow_distrib.core import config as configs
+from airflow_distrib.core.config import ConfigT
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.jobs.launcher import Argument, ConfigT, Connection
+from airflow_distrib.jobs.launcher import Argument, Connection, Launcher
 from airflow_distrib.jobs.pool import SessionPool
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.systems.kubernetes.client import KubernetesClient
@@ -20,11 +21,11 @@ from airflow_distrib.systems.kubernetes.problems import Patience
 from airflow_distrib.systems.kubernetes.resource import NAME
 from airflow_distrib.systems.kubernetes.session import KubernetesSession
 
-# A Secret holds 1 MiB; base64 does not count, the runner's archive does.
+# A Secret holds 1 MiB, not counting base64 but counting the runner's archive.
 MAX_PAYLOAD_BYTES = 700 * 1024
 
 
-def _manifest(name: str, value: Any) -> Object:
+def _manifest(name: str, value: object) -> Object:
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping; got {value!r}")
     return value
@@ -41,7 +42,7 @@ ARGUMENTS = (
 
 @contextlib.asynccontextmanager
 async def connect(connection: Connection) -> AsyncIterator[KubernetesJobs]:
-    """The jobs of a connection, through the client that all share who use it in this event loop."""
+    """The jobs of a connection; all its users in this event loop share one client."""
 
     async def open_session() -> KubernetesSession:
         return KubernetesSession(KubernetesClient(await connection.settings(), connection.settings))
@@ -51,30 +52,26 @@ async def connect(connection: Connection) -> AsyncIterator[KubernetesJobs]:
 
 
 @dataclass(frozen=True)
-class KubernetesLauncher(Generic[ConfigT]):
+class KubernetesLauncher(Launcher[ConfigT, KubernetesSubmission]):
     """Runs jobs as resources of the Kubernetes API.
 
     Attributes:
-        renders: from a complete config to the resource.
-        from_manifest: fields of the config that a manifest which stands alone already holds.
+        renders: renders the resource of a complete config.
+        from_manifest: reads fields of the config from a manifest that is given without a config.
     """
 
     renders: Callable[[ConfigT, JobRequest], KubernetesSubmission]
-    from_manifest: Callable[[Object], Mapping[str, Any]]
+    from_manifest: Callable[[Object], Mapping[str, object]]
 
     name: ClassVar[str] = NAME
-    arguments: ClassVar[tuple[Argument, ...]] = ARGUMENTS
     connection_argument: ClassVar[str] = "kubernetes_conn_id"
-    outlives_worker: ClassVar[bool] = True
-    takes: ClassVar[frozenset[str]] = frozenset(
-        {*(each.name for each in ARGUMENTS), "keep_job", "python", "result_path"}
-    )
+    honours: ClassVar[tuple[str, ...]] = ("keep_job", "python", "result_path")
 
-    def suits(self, config: ConfigT) -> bool:
-        del config
-        return True
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        return ARGUMENTS
 
-    def implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def implied_config(self, arguments: Mapping[str, object]) -> Mapping[str, object] | None:
         manifest = arguments.get("manifest")
         return self.from_manifest(manifest) if isinstance(manifest, Mapping) else None
 
@@ -85,8 +82,8 @@ class KubernetesLauncher(Generic[ConfigT]):
             raise ConfigError(
                 "payload_path",
                 f"the function and its arguments take {len(payload) / 1024:.0f} KiB, more than the "
-                f"{MAX_PAYLOAD_BYTES // 1024} KiB that travel in a job's Secret: load the data inside the function, or "
-                "set payload_path to a place that the Airflow worker and the ranks both reach",
+                f"{MAX_PAYLOAD_BYTES // 1024} KiB that fit into a job's Secret; load the data inside the function, or "
+                "set payload_path to a location that both the Airflow worker and the ranks can access",
             )
         return submission
 

@@ -1,4 +1,4 @@
-"""Logs of pods, line by line, as they are written: no gap and no line twice across reconnects."""
+"""Follows the logs of pods: across reconnects no line is lost or shown twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.jobs.launcher import Emit
@@ -27,20 +26,20 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Position:
-    """How far a log has been read: the last line's time, and how many lines of that time were seen."""
+    """How far a log has been read: the last line's time, and how many lines with that time were seen."""
 
     time: str = ""
     same: int = 0
     bytes: int = 0
 
-    def to_json(self) -> list[Any]:
+    def to_json(self) -> list[str | int]:
         """As plain JSON values."""
         return [self.time, self.same, self.bytes]
 
     @classmethod
-    def from_json(cls, values: Any) -> Position:
+    def from_json(cls, values: object) -> Position:
         """The reverse of :meth:`to_json`."""
-        return cls(str(values[0]), int(values[1]), int(values[2])) if values else cls()
+        return cls(str(values[0]), int(values[1]), int(values[2])) if isinstance(values, list) and values else cls()
 
 
 class PodLog:
@@ -67,27 +66,27 @@ class PodLog:
         self._catching_up = False
 
     async def read(self, *, follow: bool) -> bool:
-        """Read to the present end, or on until the container ends; False when there is no log yet."""
+        """Read to the current end, or follow until the container ends; False if there is no log yet."""
         query = {"container": self._container, "timestamps": "true"}
         if follow:
             query["follow"] = "true"
         if self.position.time:
-            # Whole seconds are all the API takes, so some lines come twice and are passed over.
+            # The API accepts whole seconds only, so some lines arrive again and are skipped.
             query["sinceTime"] = self.position.time[:19] + "Z"
         self._seen, self._catching_up = 0, bool(self.position.time)
         splitter = LineSplitter(keep_returns=True)
         try:
             async with self._client.stream(self._path, query, quiet_for=self._timing.log_quiet) as pieces:
                 async for piece in pieces:
-                    await self._take(splitter.feed(piece))
-                await self._take(splitter.flush())
+                    await self._show(splitter.feed(piece))
+                await self._show(splitter.flush())
         except ApiError as error:
             if error.status in (400, 404):
                 return False
             raise
         return True
 
-    async def _take(self, lines: list[str]) -> None:
+    async def _show(self, lines: list[str]) -> None:
         for begin in range(0, len(lines), 64):
             fresh = [text for line in lines[begin : begin + 64] if (text := self._fresh(line)) is not None]
             for text in fresh:
@@ -97,13 +96,13 @@ class PodLog:
             await asyncio.sleep(0)
 
     def _fresh(self, line: str) -> str | None:
-        """The text of a line that has not been shown yet."""
+        """The text of a line that is to be shown; None if it was shown before, or never should be."""
         stamp, _, text = line.partition(" ")
         text = shown(text)
         key = _sortable(stamp)
         at = self.position
         if key is None:
-            # The continuation of a line that was cut; it shares the fate of the one before.
+            # The rest of a line that kubelet has split: shown if its beginning was.
             return shown(line) if self._passing else None
         self._passing = False
         if self._catching_up and key <= at.time:
@@ -111,7 +110,7 @@ class PodLog:
             if key < at.time or self._seen <= at.same:
                 return None
         self._catching_up = False
-        # Lines of stdout and stderr may be a little out of order.
+        # Lines of stdout and stderr may be slightly out of order.
         at.same = at.same + 1 if key == at.time else at.same if key < at.time else 1
         at.time = max(at.time, key)
         if text.startswith(FRAME_MARK):
@@ -125,7 +124,7 @@ class PodLog:
 
 
 def _sortable(stamp: str) -> str | None:
-    """A time as text that sorts: kubelet leaves out zeros at the end, and may write a local zone."""
+    """A timestamp as text that sorts: kubelet omits trailing zeros, and may use a local time zone."""
     if len(stamp) < 20 or stamp[10] != "T":
         return None
     if not stamp.endswith("Z"):
@@ -138,7 +137,7 @@ def _sortable(stamp: str) -> str | None:
 
 
 class JobLogs:
-    """Follows the logs of a job's pods, as many of them as are wanted."""
+    """Follows the logs of those pods of a job that were asked for."""
 
     def __init__(
         self,
@@ -146,7 +145,7 @@ class JobLogs:
         kind: Kind,
         waiting: Waiting,
         emit: Emit,
-        positions: Mapping[str, Any] | None = None,
+        positions: Mapping[str, object] | None = None,
     ) -> None:
         self._session, self._kind, self._ref, self._emit = session, kind, waiting.ref, emit
         self._roles, self._named = waiting.log_parts, waiting.named
@@ -155,12 +154,12 @@ class JobLogs:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: set[str] = set()
 
-    def positions(self) -> dict[str, Any]:
+    def positions(self) -> dict[str, object]:
         """How far every pod's log has been read, by the pod's uid."""
         return {uid: position.to_json() for uid, position in self._positions.items()}
 
     def see(self, pods: Iterable[Object]) -> None:
-        """Begin to follow pods that have started, and learn which have ended."""
+        """Start to follow pods that have started, and remember which have ended."""
         for pod in pods:
             uid = pod["metadata"]["uid"]
             phase = (pod.get("status") or {}).get("phase")
@@ -203,7 +202,7 @@ class JobLogs:
             await asyncio.sleep(pause)
 
     async def finish(self, seconds: float) -> None:
-        """Let the logs of pods that have ended come to their end, but not for longer than that."""
+        """Let the logs of ended pods be read to their end, for at most ``seconds``; then stop."""
         ended = [task for uid, task in self._tasks.items() if uid in self._ended]
         try:
             if ended:
@@ -212,14 +211,13 @@ class JobLogs:
             await self.close()
 
     async def rest(self, pods: Iterable[Object]) -> None:
-        """Read on from the positions to the end, at full speed; for a worker."""
+        """Read from the positions to the end, at full speed; used on a worker."""
         for pod in pods:
             if self._wanted(pod):
                 with contextlib.suppress(ClusterError):
                     await self._pod_log(pod, None).read(follow=False)
 
     async def close(self) -> None:
-        """Stop following."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)

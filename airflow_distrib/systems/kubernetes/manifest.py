@@ -1,11 +1,10 @@
-"""Parts of a manifest that all kinds of jobs share."""
+"""The parts of a manifest that all kinds of jobs share."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
@@ -25,26 +24,26 @@ SPEC = "spec.json"
 TERMINATION_LOG = "/dev/termination-log"
 JOB_LABEL = f"{PREFIX}job"
 
-# A finished job that nobody fetches, because Airflow is gone, stays for a day.
+# Airflow deletes a job after fetching its result. If Airflow is gone, the job stays for a day.
 TTL_SECONDS = 86400
 
 
 @dataclass(frozen=True, kw_only=True)
 class KubernetesSubmission(Submission):
-    """A resource, and what its pods need beside it.
+    """A resource, and the files that its pods need.
 
     Attributes:
-        manifest: the resource; its namespace is empty where the connection decides.
-        specs: files for the runner beside the payload; empty where the image's own command runs.
+        manifest: the resource; its namespace is empty if the connection decides.
+        specs: files for the runner besides the payload; empty if there is no function.
     """
 
     kind: Kind
     manifest: Manifest
     specs: Mapping[str, Spec] = field(default_factory=dict)
 
-    def shown(self) -> dict[str, Any]:
-        metadata = {**self.manifest["metadata"]}
-        metadata["namespace"] = metadata["namespace"] or "<the connection's>"
+    def shown(self) -> dict[str, object]:
+        metadata = self.manifest["metadata"]
+        metadata = {**metadata, "namespace": metadata["namespace"] or "<the connection's>"}
         return {
             "name": self.name,
             "manifest": {**self.manifest, "metadata": metadata},
@@ -61,7 +60,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The job's name."""
+        """The job's name, deterministic for a try."""
         return self.request.identity.name(self.kind.name_limit)
 
     @property
@@ -76,7 +75,7 @@ class Job:
         return own
 
     def runner_command(self, spec: str = SPEC) -> list[str] | None:
-        """What a container runs: the runner with a function, the user's program, or None: what the image says."""
+        """The runner for a function, otherwise the user's command; None runs the image's own."""
         if self.runs_function:
             return [self.request.python or "python3", "-u", f"{MOUNT}/runner.pyz", f"{MOUNT}/{spec}"]
         command = self.request.arguments.get("command")
@@ -87,16 +86,10 @@ class Job:
         """Name of the Secret with the runner."""
         return self.name if self.runs_function else None
 
-    def spec(self, mode: str = specs.ENVIRONMENT, **fields: Any) -> Spec:
+    def spec(self, mode: str = specs.ENVIRONMENT) -> Spec:
         """The runner's spec in a pod."""
-        values = {
-            "scratch": SCRATCH,
-            "termination_log": TERMINATION_LOG,
-            "payload_file": f"{MOUNT}/payload",
-            **self.request.options(),
-            **fields,
-        }
-        return Spec(mode, "", **values)
+        spec = Spec(mode, "", scratch=SCRATCH, termination_log=TERMINATION_LOG, payload_file=f"{MOUNT}/payload")
+        return spec._replace(**self.request.options())
 
 
 def submission(
@@ -114,7 +107,7 @@ def submission(
         files: specs for the runner.
 
     Raises:
-        ConfigError: an option that the kind cannot honour, or a manifest that cannot be merged.
+        ConfigError: the kind cannot honour an option, or the user's manifest cannot be merged.
     """
     _check_supported(config, job.kind)
     request = job.request
@@ -138,7 +131,7 @@ def submission(
     )
 
 
-def _patience(request: JobRequest) -> dict[str, Any]:
+def _patience(request: JobRequest) -> dict[str, object]:
     given = request.arguments.get("patience")
     return given.serialize() if isinstance(given, Config) else {}
 
@@ -154,7 +147,6 @@ def _check_supported(config: ClusterConfig, kind: Kind) -> None:
 
 
 def _metadata(config: ClusterConfig, job: Job) -> Manifest:
-    """Name, labels and annotations of the job."""
     identity = job.request.identity
     labels = {**(config.labels or {}), **identity.labels(), JOB_LABEL: job.name}
     if config.queue:
@@ -167,7 +159,7 @@ def pod_template(config: ClusterConfig, job: Job, replica: Replica | None, role:
     """Pod template of one role.
 
     Args:
-        who: the role in an error.
+        who: the role as an error message names it.
 
     Raises:
         ConfigError: it has no image, or options exclude each other.
@@ -176,23 +168,23 @@ def pod_template(config: ClusterConfig, job: Job, replica: Replica | None, role:
     if not job.manifest and not rendered["spec"]["containers"][0].get("image"):
         raise ConfigError(
             "image",
-            f"is required on Kubernetes, and {who} has none: name an image with Python and what your function imports "
-            "(launcher='local' runs without, on the Airflow worker)",
+            f"is required on Kubernetes, and {who} has none; set an image with Python and the packages that your "
+            "function imports, or use launcher='local' to run on the Airflow worker without one",
         )
     return rendered
 
 
 def run_policy(config: ClusterConfig, job: Job) -> Manifest:
-    """``runPolicy`` of Kubeflow's kinds; what is not set is left to the operator, but for the last lines.
+    """``runPolicy`` of Kubeflow's kinds; the operator has its own defaults for what is missing.
 
-    The deadline ends the job even if nobody of Airflow is left to do it; the TTL removes it.
+    Deadline and TTL are always set, so that the cluster ends and removes the job even if Airflow is gone.
     """
     policy = config.run_policy if isinstance(config.run_policy, RunPolicy) else RunPolicy()
     gang = config.scheduling_policy if isinstance(config.scheduling_policy, SchedulingPolicy) else None
     deadline = policy.active_deadline_seconds
     ttl = policy.ttl_seconds_after_finished
     values = {
-        "cleanPodPolicy": policy.clean_pod_policy.value if policy.clean_pod_policy else None,  # type: ignore[union-attr]
+        "cleanPodPolicy": policy.clean_pod_policy.value if policy.clean_pod_policy else None,  # type: ignore[union-attr] # checked: a member
         "ttlSecondsAfterFinished": TTL_SECONDS if ttl is None else int(ttl),
         "activeDeadlineSeconds": job.request.deadline_seconds if deadline is None else int(deadline),
         "backoffLimit": None if policy.backoff_limit is None else int(policy.backoff_limit),
@@ -203,21 +195,19 @@ def run_policy(config: ClusterConfig, job: Job) -> Manifest:
 
 
 def restart_policy(config: ClusterConfig, replica: Replica | None, job: Job) -> str:
-    """What is asked for, in the replica or in a pod template; otherwise Never.
-
-    Airflow's retries do the same as restarts, and know what went wrong.
+    """The policy of the replica or of a pod template; otherwise Never, because Airflow's retries do the same.
 
     Raises:
-        ConfigError: "Always", which would start a function again that has returned.
+        ConfigError: "Always" with a function, which would run again after it has returned.
     """
     templates = ((replica.pod_template if replica else None) or {}, config.pod_template or {})
-    asked = [replica.restart_policy if replica else None]
-    asked += [(template.get("spec") or {}).get("restartPolicy") for template in templates]
-    given = next((each for each in asked if each), RestartPolicy.NEVER)
-    policy = given.value if isinstance(given, RestartPolicy) else str(given)
+    given = [replica.restart_policy if replica else None]
+    given += [(template.get("spec") or {}).get("restartPolicy") for template in templates]
+    first = next((each for each in given if each), RestartPolicy.NEVER)
+    policy = first.value if isinstance(first, RestartPolicy) else str(first)
     if policy == RestartPolicy.ALWAYS.value and job.runs_function:
         raise ConfigError(
-            "restart_policy", "'Always' starts a function again that has returned; use 'OnFailure' or 'Never'"
+            "restart_policy", "'Always' would run the function again after it has returned; use 'OnFailure' or 'Never'"
         )
     return policy
 
@@ -234,17 +224,17 @@ def _gang(policy: SchedulingPolicy) -> Manifest:
 
 
 def _with_own_manifest(rendered: Manifest, job: Job) -> Manifest:
-    """Merge the user's own manifest over what was rendered; name and identity stay ours.
+    """Merge the user's own manifest over what was rendered, except for name and identity.
 
     Raises:
-        ConfigError: the manifest is of another kind, or sets what is not its to set.
+        ConfigError: the manifest is of another kind, or sets a field that it must not set.
     """
     own = job.manifest
     if not own:
         return rendered
     _check_own(own, rendered)
     keys = {**KEYS, **job.kind.merge_keys}
-    whole: Manifest = merged(rendered, _with_main_names(own, rendered, job.kind), keys=keys)
+    whole = merged(rendered, _with_main_names(own, rendered, job.kind), keys)
     before = dict(job.kind.templates(rendered))
     for path, after in job.kind.templates(whole):
         if path in before:
@@ -255,7 +245,7 @@ def _with_own_manifest(rendered: Manifest, job: Job) -> Manifest:
 
 
 def _labelled(whole: Manifest, job: Job) -> Manifest:
-    """Label every pod: the shared watch selects by these labels, whatever a user's manifest says."""
+    """Label every pod, also those of the user's manifest: the shared watch selects by these labels."""
     labels = {**job.request.identity.labels(), JOB_LABEL: job.name}
     for _, template in job.kind.templates(whole):
         metadata = template.get("metadata") or {}
@@ -263,11 +253,11 @@ def _labelled(whole: Manifest, job: Job) -> Manifest:
     return whole
 
 
-def _check_own(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> None:
+def _check_own(own: Object, rendered: Object) -> None:
     if unknown := set(own) - {"apiVersion", "kind", "metadata", "spec", "status"}:
         raise ConfigError(f"manifest.{sorted(map(str, unknown))[0]}", "there is no such field")
     if "status" in own:
-        raise ConfigError("manifest.status", "is the cluster's to write; leave it out")
+        raise ConfigError("manifest.status", "is set by the cluster; remove it")
     for key in ("metadata", "spec"):
         if not isinstance(own.get(key) or {}, Mapping):
             raise ConfigError(f"manifest.{key}", f"must be a mapping; got {own[key]!r}")
@@ -277,12 +267,12 @@ def _check_own(own: Mapping[str, Any], rendered: Mapping[str, Any]) -> None:
     given = own.get("metadata") or {}
     for key in ("name", "namespace", "generateName"):
         if key in given and given[key] != (rendered["metadata"].get(key) or None):
-            advice = "set namespace in task_config" if key == "namespace" else "jobs are named after their task"
-            raise ConfigError(f"manifest.metadata.{key}", f"leave it out: {advice}")
+            advice = "set namespace in task_config instead" if key == "namespace" else "jobs are named after their task"
+            raise ConfigError(f"manifest.metadata.{key}", f"must not be set; {advice}")
 
 
 def _with_main_names(own: Object, rendered: Manifest, kind: Kind) -> Manifest:
-    """Give a template's only container the name by which the operator knows the main one."""
+    """Give a template's only container the name that the operator expects of the main one."""
     named = copy.deepcopy(dict(own))
     ours = dict(kind.templates(rendered))
     for path, template in kind.templates(named):
@@ -294,15 +284,15 @@ def _with_main_names(own: Object, rendered: Manifest, kind: Kind) -> Manifest:
 
 
 def _check_pod(path: str, before: Manifest, after: Manifest, job: Job) -> None:
-    """Main containers need an image, and with a function they run the runner."""
+    """Main containers need an image, and for a function they run the runner."""
     containers = after["spec"].get("containers") or []
     main, old = containers[0], before["spec"]["containers"][0]
     if not main.get("image"):
         raise ConfigError(
             f"{path}.spec.containers",
-            f"the container {main['name']!r} has no image; name it so in the manifest, or set image",
+            f"the container {main['name']!r} has no image; use this name in the manifest, or set image",
         )
     if job.runs_function and any(main.get(key) != old.get(key) for key in ("command", "args")):
         raise ConfigError(
-            f"{path}.spec.containers[0].command", "is the runner's when there is a function; leave one out"
+            f"{path}.spec.containers[0].command", "is set by this package to run the function; set only one of them"
         )

@@ -7,7 +7,7 @@ Reasons are those of kubelet and scheduler in Kubernetes 1.34:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import ClassVar
 
 from airflow_distrib.core import config
@@ -150,9 +150,11 @@ def not_seen(kind: str) -> Problem:
     return _problem(NOT_SEEN, f"no controller has looked at this {kind} yet")
 
 
-def deleted(kind: str, name: str, pods: Iterable[Object]) -> Problem:
-    """A job that somebody else deleted."""
+def deleted(kind: str, name: str, pods: Collection[Object]) -> Problem:
+    """A job that somebody else deleted, or a Pod that is the job itself and that was taken away."""
     cause = ended(pods)
+    if cause is not None and any(pod["metadata"]["name"] == name for pod in pods):
+        return cause
     text = f"the {kind} {name} was deleted before its result was read, and not by this task"
     message = f"{text}; {cause.message}" if cause else text
     return Problem(DELETED, message, "find out who deletes it, then retry", category=Category.LOST)

@@ -1,4 +1,4 @@
-"""Everything that is shared by the jobs of one connection in one event loop."""
+"""What the jobs of one connection share in one event loop."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from airflow_distrib.systems.kubernetes.manifest import JOB_LABEL
 from airflow_distrib.systems.kubernetes.pod import POD
 from airflow_distrib.systems.kubernetes.timing import TIMING, Timing
 
-# Logs followed at once; jobs beyond it have theirs read every few seconds instead.
+# Logs followed at once; further logs are read every few seconds instead.
 LOG_STREAMS = 200
-# Cancels and look-ups that a mass clear may cause at once.
+# Cancels and look-ups at once, for example when many tasks are cleared together.
 PARALLEL_CALLS = 20
 
 
@@ -29,14 +29,14 @@ class KubernetesSession:
         self.timing = timing or TIMING
         self.log_streams = asyncio.Semaphore(LOG_STREAMS)
         self.calls = asyncio.Semaphore(PARALLEL_CALLS)
-        self.questions = asyncio.Semaphore(PARALLEL_CALLS)
+        self.event_requests = asyncio.Semaphore(PARALLEL_CALLS)
         self._watches: dict[str, CollectionWatch] = {}
 
     @contextlib.asynccontextmanager
     async def feed(
         self, kind: Kind, ref: JobRef, get: Callable[[JobRef], Awaitable[Object | None]]
     ) -> AsyncIterator[JobFeed]:
-        """Follow one job; the watch behind it is shared with all others of its kind and namespace."""
+        """Follow one job, through watches shared with all jobs of its kind and namespace."""
         namespace = ref.address["namespace"]
         pods = self._watch(POD.path(namespace), _by_label, POD.slim)
         jobs = pods

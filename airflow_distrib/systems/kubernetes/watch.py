@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from typing import Any
 
 from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.status import JobState, JobStatus
-from airflow_distrib.jobs.launcher import Emit, Observation
+from airflow_distrib.jobs.launcher import Emit, JobWatch, Observation
 from airflow_distrib.jobs.waiting import Waiting
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.systems.kubernetes import reports
@@ -16,13 +16,13 @@ from airflow_distrib.systems.kubernetes.feed import JobFeed
 from airflow_distrib.systems.kubernetes.judge import View, judge
 from airflow_distrib.systems.kubernetes.kind import Object
 from airflow_distrib.systems.kubernetes.logs import JobLogs
-from airflow_distrib.systems.kubernetes.problems import Patience, pending
+from airflow_distrib.systems.kubernetes.problems import NOT_SEEN, Patience, pending
 from airflow_distrib.systems.kubernetes.resource import ResourceApi
 from airflow_distrib.systems.kubernetes.session import KubernetesSession
 
 
-class KubernetesWatch:
-    """Judges what the shared watches know of one job."""
+class KubernetesWatch(JobWatch):
+    """Observes one job through the shared watches."""
 
     def __init__(
         self, session: KubernetesSession, api: ResourceApi, waiting: Waiting, emit: Emit, feed: JobFeed
@@ -35,8 +35,8 @@ class KubernetesWatch:
         self._events_pause = session.timing.first_events
         self._ask_events_at = time.monotonic() + self._events_pause
         self._wants_events = False
-        self._asking: asyncio.Task[None] | None = None
-        self._refusal = ""
+        self._request: asyncio.Task[None] | None = None
+        self._events_error = ""
 
     @property
     def outage(self) -> float:
@@ -55,18 +55,10 @@ class KubernetesWatch:
         if self._waiting.logs:
             self._logs.see(view.pods)
         self._wants_events = self._is_missing_pods(seen, view)
-        return Observation(
-            seen.status,
-            seen.over,
-            seen.problem,
-            seen.outcomes,
-            seen.obstacles,
-            seen.look_again,
-            tuple(self._notes(seen, view)),
-        )
+        return dataclasses.replace(seen, notes=tuple(self._notes(seen, view)))
 
     def _is_missing_pods(self, seen: Observation, view: View) -> bool:
-        """Pods that are missing, or were not started, have their reason in an event."""
+        """Whether pods are missing or have not started; the reason may be in an event."""
         if seen.status.state.finished or seen.status.state is JobState.SUSPENDED:
             return False
         started = sum(1 for pod in view.pods if (pod.get("status") or {}).get("phase") not in (None, "Pending"))
@@ -76,11 +68,14 @@ class KubernetesWatch:
         state = seen.status.state
         notes = [(state.value, f"{self._kind.kind} {self._waiting.ref.name}: {state.value}")]
         if state is JobState.SUSPENDED:
-            notes.append(("wait", "it is suspended until its queue, or whoever suspended it, lets it run"))
+            notes.append(("wait", "the job is suspended until its queue admits it or its owner resumes it"))
         if not state.finished:
-            notes += [(f"{name}/{each.reason}", f"{each.reason}: {each.message}") for name, each in pending(view.pods)]
-        if self._refusal:
-            notes.append(("events", f"events cannot be read: {self._refusal}"))
+            found = [(f"{name}/{each.reason}", each) for name, each in pending(view.pods)]
+            found += [(each.key, each.problem) for each in seen.obstacles if each.problem is not None]
+            # Every new job is without a status at first: that is only worth an error, once it has lasted.
+            notes += [(key, f"{each.reason}: {each.message}") for key, each in found if each.reason != NOT_SEEN]
+        if self._events_error:
+            notes.append(("events", f"events cannot be read: {self._events_error}"))
         return notes
 
     async def wait(self, seconds: float) -> None:
@@ -93,30 +88,30 @@ class KubernetesWatch:
         elif time.monotonic() >= self._ask_events_at:
             self._events_pause = min(self._events_pause * 2, self._session.timing.longest_events)
             self._ask_events_at = time.monotonic() + self._events_pause
-            self._asking = asyncio.create_task(self._ask_for_events())
+            self._request = asyncio.create_task(self._read_events())
 
-    async def _ask_for_events(self) -> None:
-        """They only explain; that they cannot be read must not end anything."""
+    async def _read_events(self) -> None:
+        """Events only explain problems, so a failure to read them must not end the job."""
         try:
-            async with self._session.questions:
+            async with self._session.event_requests:
                 self._events = await self._api.events(self._waiting.ref)
         except ClusterError as error:
-            self._refusal = str(error)
+            self._events_error = str(error)
         self._feed.changed()
 
     async def finish(self, seen: Observation) -> tuple[Outcome, ...]:
         await self._logs.finish(self._session.timing.log)
         if seen.outcomes or not seen.status.state.finished:
             return seen.outcomes
-        # The watch of pods may be behind that of jobs.
+        # The watch of pods may lag behind that of jobs.
         view = await self._api.view(self._waiting.ref)
         return tuple(reports.of_pods(self._kind, self._waiting.ref.name, view.pods))
 
-    def positions(self) -> dict[str, Any]:
+    def positions(self) -> dict[str, object]:
         return self._logs.positions()
 
     async def close(self) -> None:
-        """Stop following."""
-        if self._asking is not None:
-            self._asking.cancel()
+        """Stop watching."""
+        if self._request is not None:
+            self._request.cancel()
         await self._logs.close()

@@ -17,7 +17,7 @@ from airflow_distrib.core.errors import JobTerminated
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState, JobStatus
-from airflow_distrib.jobs.launcher import Conclusion, Emit, Observation, Storage, Submission
+from airflow_distrib.jobs.launcher import Conclusion, Emit, JobClient, JobWatch, Observation, Storage, Submission
 from airflow_distrib.jobs.waiting import Ending, Waiting
 from airflow_distrib.runner.lines import prefixed
 from airflow_distrib.runner.outcome import Outcome
@@ -51,10 +51,8 @@ class LocalSubmission(Submission):
         }
 
 
-class LocalJobs:
-    """Starts, follows and ends; see :class:`~airflow_distrib.jobs.launcher.JobClient`."""
-
-    confirm_seconds = 0.0
+class LocalJobs(JobClient[LocalSubmission]):
+    """Jobs that this client has started; only their processes know of others."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, tuple[LocalJob, LocalPlan]] = {}
@@ -77,15 +75,9 @@ class LocalJobs:
         self._jobs[ref.uid] = (job, submission.plan)
         return ref, False
 
-    async def release(self, reserved: JobRef) -> None:
-        del reserved  # there is nothing before the processes
-
     async def find(self, reserved: JobRef, identity: JobIdentity) -> JobRef | None:
         del reserved, identity  # a job that its worker did not note ends with its worker
         return None
-
-    async def complete(self, ref: JobRef, submission: LocalSubmission) -> None:
-        del ref, submission  # local ranks are never adopted
 
     async def status(self, ref: JobRef) -> JobStatus | None:
         here = ref.address.get("host") == socket.gethostname()
@@ -122,10 +114,6 @@ class LocalJobs:
             return False
         return await end(ref.uid, Path(ref.address["directory"]), at_once=confirm_for > 0)
 
-    async def reap(self, submission: LocalSubmission, keep: JobRef | None) -> list[JobRef]:
-        del submission, keep  # they end with their workers
-        return []
-
     async def clean_up(self, ref: JobRef) -> None:
         shutil.rmtree(ref.address["directory"], ignore_errors=True)
 
@@ -136,11 +124,8 @@ class LocalJobs:
         return f"local job {ref.name}: {plan.size} on {job.host}, supervisor pid {job.pid}"
 
 
-class LocalWatch:
+class LocalWatch(JobWatch):
     """Passes on the lines of a job until it is over; ends it when Airflow's own process of this task dies."""
-
-    outage = 0.0
-    trouble = ""
 
     def __init__(self, job: LocalJob, emit: Emit) -> None:
         self._job, self._emit = job, emit
@@ -180,10 +165,7 @@ class LocalWatch:
     async def finish(self, seen: Observation) -> tuple[Outcome, ...]:
         if seen.over:
             self._emit(f"All ranks ended after {time.monotonic() - self._began:.1f} s")
-        return ()
-
-    def positions(self) -> dict[str, Any]:
-        return {}
+        return seen.outcomes
 
     async def close(self) -> None:
         """Stop following."""

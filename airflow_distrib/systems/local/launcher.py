@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic
+from typing import ClassVar
 
-from airflow_distrib.jobs.launcher import Argument, ConfigT, Connection
+from airflow_distrib.core.config import ConfigT
+from airflow_distrib.jobs.launcher import Connection, Launcher
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.systems.local.jobs import NAME, LocalJobs, LocalSubmission
 from airflow_distrib.systems.local.plan import LocalPlan
@@ -28,7 +29,7 @@ async def connect(connection: Connection) -> AsyncIterator[LocalJobs]:
 
 
 @dataclass(frozen=True)
-class LocalLauncher(Generic[ConfigT]):
+class LocalLauncher(Launcher[ConfigT, LocalSubmission]):
     """Runs jobs as processes of the Airflow worker.
 
     Attributes:
@@ -40,17 +41,11 @@ class LocalLauncher(Generic[ConfigT]):
     where: Callable[[ConfigT], bool] = lambda _: True
 
     name: ClassVar[str] = NAME
-    arguments: ClassVar[tuple[Argument, ...]] = ()
-    connection_argument: ClassVar[str] = ""
     outlives_worker: ClassVar[bool] = False
-    takes: ClassVar[frozenset[str]] = frozenset({"python", "result_path", "termination_grace_seconds"})
+    honours: ClassVar[tuple[str, ...]] = ("python", "result_path", "termination_grace_seconds")
 
     def suits(self, config: ConfigT) -> bool:
         return self.where(config)
-
-    def implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        del arguments
-        return None
 
     def render(self, config: ConfigT, request: JobRequest) -> LocalSubmission:
         plan = self.renders(config, request)

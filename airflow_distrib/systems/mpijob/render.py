@@ -100,18 +100,17 @@ def _files(config: MPIJob, job: Job, names: list[str]) -> dict[str, specs.Spec]:
     if not job.runs_function:
         return {}
     token = secrets.token_hex(16)
-    launcher = job.spec(
-        specs.LAUNCHER,
+    launcher = job.spec(specs.LAUNCHER)._replace(
         token=token,
         command=mpirun(config, _exports(job, names)),
         exports=_exports(job, names) if _implementation(config) == OPEN_MPI else [],
-        program=job.runner_command(),
+        program=job.runner_command() or [],
         hostfile=HOSTFILE if config.api_version != V1 else None,
         ssh_port=int(config.ssh_port or SSH_PORT),
-        # The ranks have chosen already what they print.
+        # The ranks' own runners select what is printed.
         log_ranks=None,
     )
-    rank = job.spec(specs.ENVIRONMENT, token=token, reports=True, termination_log=None)
+    rank = job.spec()._replace(token=token, reports=True, termination_log=None)
     return {LAUNCHER_SPEC: launcher, manifest.SPEC: rank}
 
 

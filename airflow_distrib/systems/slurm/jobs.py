@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState, JobStatus
-from airflow_distrib.jobs.launcher import Conclusion, Emit, Storage
+from airflow_distrib.jobs.launcher import Conclusion, Emit, JobClient, Storage
 from airflow_distrib.jobs.waiting import Ending, Waiting
 from airflow_distrib.systems.slurm import status
 from airflow_distrib.systems.slurm.fetch import Fetch
@@ -17,8 +17,8 @@ from airflow_distrib.systems.slurm.submission import SlurmSubmission
 from airflow_distrib.systems.slurm.watch import SlurmWatch
 
 
-class SlurmJobs:
-    """Submits, watches and cancels; see :class:`~airflow_distrib.jobs.launcher.JobClient`."""
+class SlurmJobs(JobClient[SlurmSubmission]):
+    """Jobs of one user, through one session."""
 
     def __init__(self, session: SlurmSession) -> None:
         self._session, self._scheduler = session, session.scheduler
@@ -37,9 +37,6 @@ class SlurmJobs:
     async def find(self, reserved: JobRef, identity: JobIdentity) -> JobRef | None:
         del identity  # the name in the reference determines it
         return await self._scheduler.find(reserved)
-
-    async def complete(self, ref: JobRef, submission: SlurmSubmission) -> None:
-        del ref, submission  # sbatch is called when everything is there
 
     async def status(self, ref: JobRef) -> JobStatus | None:
         parts = await self._scheduler.parts(ref)

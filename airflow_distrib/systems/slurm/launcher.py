@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar
 
 from airflow_distrib.core import config as configs
+from airflow_distrib.core.config import ConfigT
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.jobs.launcher import Argument, ConfigT, Connection
+from airflow_distrib.jobs.launcher import Argument, Connection, Launcher
 from airflow_distrib.jobs.pool import SessionPool
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.systems.slurm.commands import ENVIRONMENT
@@ -43,7 +44,7 @@ async def connect(connection: Connection) -> AsyncIterator[SlurmJobs]:
 
 
 @dataclass(frozen=True)
-class SlurmLauncher(Generic[ConfigT]):
+class SlurmLauncher(Launcher[ConfigT, SlurmSubmission]):
     """Runs jobs by sbatch.
 
     Attributes:
@@ -60,7 +61,7 @@ class SlurmLauncher(Generic[ConfigT]):
 
     name: ClassVar[str] = NAME
     connection_argument: ClassVar[str] = "ssh_conn_id"
-    outlives_worker: ClassVar[bool] = True
+    honours: ClassVar[tuple[str, ...]] = ("keep_job",)
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
@@ -68,15 +69,10 @@ class SlurmLauncher(Generic[ConfigT]):
 
     @property
     def takes(self) -> frozenset[str]:
-        of_functions = ("python", "result_path") if self.for_functions else ()
-        return frozenset({*(each.name for each in self.arguments), "keep_job", *of_functions})
+        return super().takes | ({"python", "result_path"} if self.for_functions else set())
 
     def suits(self, config: ConfigT) -> bool:
         return self.where(config)
-
-    def implied_config(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        del arguments
-        return None
 
     def render(self, config: ConfigT, request: JobRequest) -> SlurmSubmission:
         return self.renders(config, request)

@@ -155,7 +155,7 @@ def submission(config: Sbatch, request: JobRequest, body: Body, **fields: Any) -
 
 def _log_parts(config: Sbatch, asked: Any) -> tuple[str, ...]:
     array = elements(config.array) if config.array else []
-    if asked is None:
+    if not asked:
         return tuple(map(str, array[:1]))
     if not array:
         raise ConfigError("log_elements", "is for job arrays; set array, or remove it")

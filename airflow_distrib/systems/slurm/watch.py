@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_distrib.core.status import JobState, JobStatus
-from airflow_distrib.jobs.launcher import Emit, Observation, Obstacle
+from airflow_distrib.jobs.launcher import Emit, JobWatch, Observation, Obstacle
 from airflow_distrib.jobs.waiting import Waiting
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.systems.slurm import status
@@ -16,7 +16,7 @@ from airflow_distrib.systems.slurm.session import SlurmSession
 from airflow_distrib.systems.slurm.status import Part
 
 
-class SlurmWatch:
+class SlurmWatch(JobWatch):
     """Judges what the shared look at the queue knows of one job."""
 
     def __init__(self, session: SlurmSession, waiting: Waiting, emit: Emit, queue: QueueWatch, feed: QueueFeed) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,8 +11,8 @@ from airflow.sdk import dag, task
 
 from airflow_distrib import Slurm, SlurmOperator
 from airflow_distrib.systems.slurm.jobs import SlurmJobs
-from airflow_distrib.core.record import Phase
-from airflow_distrib.operators.record_store import RecordStore
+from airflow_distrib.systems.slurm.scheduler import Scheduler
+from dying import MOMENTS, die, dying
 
 PYTHON = os.environ.get("SLURM_PYTHON", "python3")
 AGAIN = {"retries": 1, "retry_delay": timedelta(seconds=1)}
@@ -90,59 +89,22 @@ def slurm_chatty() -> None:
     wait()
 
 
-def die() -> None:
-    """As a worker dies that ran out of memory."""
-    os.kill(os.getpid(), signal.SIGKILL)
+def _with_files_only(moment: str) -> None:
+    """Die when the job's files are there, and the job is not."""
+    send = Scheduler._send
 
-
-class _DyingOperator(SlurmOperator):
-    """Kills its own process in the first try, at a moment of the test's choosing."""
-
-    moment = ""
-
-    def execute(self, context: Any) -> Any:
-        self._arm(context)
-        return super().execute(context)
-
-    def execute_complete(self, context: Any, *args: Any, **kwargs: Any) -> Any:
-        self._arm(context)
-        if self.moment == "before_the_result" and context["ti"].try_number == 1:
+    async def dying_send(self: Scheduler, *args: Any) -> None:
+        await send(self, *args)
+        if moment == "with_files_only":
             die()
-        return super().execute_complete(context, *args, **kwargs)
 
-    def _arm(self, context: Any) -> None:
-        if context["ti"].try_number > 1:
-            return
-        submit, send, write = SlurmJobs.submit, SlurmJobs._send, RecordStore.write
-
-        async def dying_submit(self: Any, *args: Any) -> Any:
-            if _moment == "before_submit":
-                die()
-            result = await submit(self, *args)
-            if _moment == "between_submit_and_record":
-                die()
-            return result
-
-        async def dying_send(self: Any, *args: Any) -> None:
-            await send(self, *args)
-            if _moment == "with_files_only":
-                die()
-
-        def dying_write(self: Any, phase: Phase, *args: Any) -> None:
-            write(self, phase, *args)
-            if (_moment, phase) in (("after_record", Phase.SUBMITTED), ("with_the_result", Phase.RESUMED)):
-                die()
-
-        _moment = self.moment
-        SlurmJobs.submit = dying_submit  # type: ignore[method-assign]
-        SlurmJobs._send = dying_send  # type: ignore[method-assign]
-        RecordStore.write = dying_write  # type: ignore[method-assign]
+    Scheduler._send = dying_send  # type: ignore[method-assign] # of a process that is about to die
 
 
 def _dies(moment: str) -> Callable[[], None]:
     @dag(dag_id=f"slurm_dies_{moment}", schedule=None, catchup=False)
     def made() -> None:
-        kind = type("DyingOperator", (_DyingOperator,), {"moment": moment})
+        kind = dying(SlurmOperator, moment, SlurmJobs, after=_with_files_only)
         kind(task_id="wait", task_config=PAIR, python_callable=hang, op_args=[4.0], python=PYTHON, **AGAIN)
 
     return made
@@ -153,8 +115,5 @@ slurm_waiting()
 slurm_held()
 slurm_overdue()
 slurm_chatty()
-for _each in (
-    *("before_submit", "with_files_only", "between_submit_and_record", "after_record"),
-    *("before_the_result", "with_the_result"),
-):
+for _each in ("with_files_only", *MOMENTS):
     globals()[f"slurm_dies_{_each}"] = _dies(_each)()

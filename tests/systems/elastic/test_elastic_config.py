@@ -1,4 +1,4 @@
-"""Elastic: what it takes, and what becomes of it."""
+"""An Elastic config is checked where it is written, and becomes processes of one machine."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.elastic.local import local_plan
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.local import local
+
+REQUEST = JobRequest(identity=JobIdentity("dag", "run", "task", -1, 1))
 
 
 @pytest.mark.parametrize(
     ("nnodes", "least", "most"), [(1, 1, 1), ("1", 1, 1), ("1:1", 1, 1), (2, 2, 2), ("1:4", 1, 4), (" 2 ", 2, 2)]
 )
 def test_nodes_are_a_number_or_a_range(nnodes: Any, least: int, most: int) -> None:
-    """ "1" and "1:1" are one node."""
+    """A config may write nodes as torchrun does, and "1:1" is one node like "1"."""
     config = Elastic(nnodes=nnodes)
     assert (config.min_nodes, config.max_nodes) == (least, most)
 
@@ -49,14 +53,14 @@ def test_nodes_are_a_number_or_a_range(nnodes: Any, least: int, most: int) -> No
         ({"nproc": 2}, r"Elastic\.nproc: there is no such field; did you mean 'nproc_per_node'\?"),
     ],
 )
-def test_what_cannot_work_is_refused_where_it_is_written(fields: dict[str, Any], message: str) -> None:
-    """Naming the field and what it takes."""
+def test_a_value_that_cannot_work_is_refused_where_it_is_written(fields: dict[str, Any], message: str) -> None:
+    """The error names the field and what it takes, when the DAG file is parsed."""
     with pytest.raises(ConfigError, match=f"^{message}"):
         Elastic(**fields)
 
 
 def test_rendezvous_settings_are_merged_over_the_defaults() -> None:
-    """Naming one does not lose the others."""
+    """A user who changes one timeout does not lose the others."""
     assert Elastic(rdzv_configs={"join_timeout": 60}).rendezvous() == {
         "timeout": 900,
         "join_timeout": 60.0,
@@ -76,21 +80,21 @@ def test_rendezvous_settings_are_merged_over_the_defaults() -> None:
     ],
 )
 def test_one_rank_that_never_restarts_needs_no_agent(fields: dict[str, Any], mode: str) -> None:
-    """An asked-for restart is honoured, so it takes torch's agent."""
-    assert local_plan(Elastic(**fields), "id").mode == mode
+    """It works without torch, while a restart that is asked for takes torch's agent."""
+    assert local(Elastic(**fields), REQUEST).mode == mode
 
 
-def test_settings_of_an_agent_that_is_not_there_are_listed() -> None:
-    """Nothing is ignored without a word."""
-    assert local_plan(Elastic(start_method="fork", nccl_collective_timeout_sec=60), "id").not_applied == (
+def test_settings_of_an_agent_that_is_not_used_are_listed() -> None:
+    """Nothing that a user set is ignored without a word in the log."""
+    assert local(Elastic(start_method="fork", nccl_collective_timeout_sec=60), REQUEST).not_applied == (
         "start_method",
         "nccl_collective_timeout_sec",
     )
-    assert local_plan(Elastic(nproc_per_node=2, start_method="fork"), "id").not_applied == ()
+    assert local(Elastic(nproc_per_node=2, start_method="fork"), REQUEST).not_applied == ()
 
 
 def test_every_argument_of_torchrun_reaches_the_agent() -> None:
-    """None is lost on the way."""
+    """Moving a command line of torchrun into a config loses nothing."""
     config = Elastic(
         nnodes="1:2",
         nproc_per_node=4,
@@ -101,7 +105,7 @@ def test_every_argument_of_torchrun_reaches_the_agent() -> None:
         rdzv_configs={"last_call_timeout": 5},
         nccl_collective_timeout_sec=60,
     )
-    plan = local_plan(config, "the-id")
+    plan = local(config, REQUEST)
     assert plan.processes == 2
     assert plan.elastic == specs.ElasticSpec(
         nproc_per_node=4,
@@ -113,21 +117,21 @@ def test_every_argument_of_torchrun_reaches_the_agent() -> None:
         rdzv_backend="c10d",
         rdzv_endpoint="head:29400",
         rdzv_configs={"timeout": 900, "join_timeout": 900, "read_timeout": 900, "last_call_timeout": 5.0},
-        rdzv_id="the-id",
+        rdzv_id=REQUEST.identity.name(),
         collective_timeout=60,
     )
 
 
 def test_the_users_environment_wins_over_the_workers_and_the_workers_over_our_defaults() -> None:
-    """In that order."""
-    plan = local_plan(Elastic(env={"A": "user"}), "id")
+    """Users can override an administrator's variables, and both override this package."""
+    plan = local(Elastic(env={"A": "user"}), REQUEST)
     environment = plan.environment({"A": "worker", "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "9"}, 1)
     assert environment["A"] == "user"
     assert environment["TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC"] == "9"
     assert environment["TORCH_NCCL_ENABLE_MONITORING"] == "1"
 
 
-def test_nccl_settings_that_are_none_are_left_to_torch() -> None:
-    """Every one can be switched off."""
+def test_nccl_settings_that_are_none_are_not_exported() -> None:
+    """Users can have torch's own defaults back, whatever this package prefers."""
     config = Elastic(nccl_heartbeat_timeout_sec=None, nccl_async_error_handling=False, nccl_enable_monitoring=None)
-    assert dict(local_plan(config, "id").env_defaults) == {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}
+    assert dict(local(config, REQUEST).env_defaults) == {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "0"}

@@ -1,4 +1,4 @@
-"""Real torchrun jobs on this machine."""
+"""Real torchrun jobs run on this machine, and end in every way that they can."""
 
 from __future__ import annotations
 
@@ -7,21 +7,32 @@ import json
 import subprocess
 import tempfile
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.elastic.local import local_plan
 from airflow_distrib.core.errors import RecoverableError
+from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import outcome as outcomes
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.local import local
+from airflow_distrib.systems.local.plan import LocalPlan
 from local_jobs import Ended, run
 
+IDENTITY = JobIdentity("dag", "run", "task", -1, 1)
 
-def elastic(function: Any, *args: Any, id: str = "try-1", **fields: Any) -> Ended:
+
+def plan(config: Elastic) -> LocalPlan:
+    """Render for this machine."""
+    return local(config, JobRequest(identity=IDENTITY))
+
+
+async def elastic(function: Callable[..., Any], *args: Any, **fields: Any) -> Ended:
     """Run a function under torchrun."""
-    return run(function, *args, plan=local_plan(Elastic(**{"nproc_per_node": 2, **fields}), id))
+    return await run(function, *args, plan=plan(Elastic(**{"nproc_per_node": 2, **fields})))
 
 
 def describe() -> dict[str, Any]:
@@ -41,28 +52,28 @@ def describe() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
-def test_ranks_run_and_rank_zero_returns(start_method: str) -> None:
-    """Both ways to start ranks; the rendezvous id is the one given."""
-    ended = elastic(describe, start_method=start_method, id=f"try-{start_method}")
+async def test_ranks_run_and_rank_zero_returns(start_method: str) -> None:
+    """Ranks that are spawned or forked reach each other, at a rendezvous that no other try shares."""
+    ended = await elastic(describe, start_method=start_method)
     assert ended.code == 0
     seen = json.loads(ended.outcomes[0].result or "")
     assert seen["sum"] == 2.0
     assert (seen["WORLD_SIZE"], seen["OMP_NUM_THREADS"]) == ("2", "1")
-    assert seen["TORCHELASTIC_RUN_ID"] == f"try-{start_method}"
+    assert seen["TORCHELASTIC_RUN_ID"] == IDENTITY.name()
     assert sorted(line.text for line in ended.lines if line.rank is not None) == ["rank 0 of 2", "rank 1 of 2"]
 
 
 @pytest.mark.parametrize("backend", ["c10d", "static"])
-def test_several_nodes_run_on_this_machine(backend: str) -> None:
-    """One agent a node, each with a rank."""
-    ended = elastic(describe, nnodes=2, nproc_per_node=1, rdzv_backend=backend)
+async def test_several_nodes_run_on_this_machine(backend: str) -> None:
+    """A job of several nodes can be tried without a cluster, with one agent for each node."""
+    ended = await elastic(describe, nnodes=2, nproc_per_node=1, rdzv_backend=backend)
     assert ended.code == 0
     seen = json.loads(ended.outcomes[0].result or "")
     assert (seen["sum"], seen["WORLD_SIZE"], seen["LOCAL_RANK"]) == (2.0, "2", "0")
 
 
-def test_all_ranks_restart_after_one_failed() -> None:
-    """The failure of the first round is not the job's."""
+async def test_all_ranks_restart_after_one_failed() -> None:
+    """A failure before the last restart is not a failure of the job."""
 
     def fail_first() -> int:
         import os
@@ -72,29 +83,29 @@ def test_all_ranks_restart_after_one_failed() -> None:
             raise ValueError("only once")
         return restart
 
-    ended = elastic(fail_first, max_restarts=1)
+    ended = await elastic(fail_first, max_restarts=1)
     assert ended.code == 0
     assert [each.restart for each in ended.outcomes] == [1, 1]
     assert ended.outcomes[0].result == "1"
     assert any("only once" in text for text in ended.text(1))
 
 
-def test_the_last_restarts_failure_is_reported() -> None:
-    """With the flag that the function set."""
+async def test_the_last_restarts_failure_is_reported() -> None:
+    """The task's error is what ended the job, with the flag for retries that the function set."""
 
     def fail() -> None:
         import os
 
         raise RecoverableError(f"round {os.environ['TORCHELASTIC_RESTART_COUNT']}")
 
-    ended = elastic(fail, max_restarts=1)
+    ended = await elastic(fail, max_restarts=1)
     assert ended.code == 1
     assert ended.first.message == "round 1"
     assert ended.first.recoverable is True
 
 
-def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
-    """Rank 0 writes its complaint before anybody can notice rank 1's death."""
+async def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
+    """Rank 0 complains about its connection before anybody notices the death of rank 1, which is the cause."""
 
     def lose_one() -> None:
         import os
@@ -109,34 +120,34 @@ def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         dist.all_reduce(torch.ones(1))
 
-    ended = elastic(lose_one)
+    ended = await elastic(lose_one)
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.PROCESS_KILLED)
     assert "the last words" in ended.first.log_tail
 
 
-def test_the_number_of_ranks_is_found_where_they_run() -> None:
-    """ "cpu" is one rank per core; without a GPU "auto" is the same."""
+async def test_the_number_of_ranks_is_found_where_they_run() -> None:
+    """The words "cpu" and "auto" mean the cores of the machine that runs the ranks."""
 
     def world() -> int:
         import os
 
         return int(os.environ["WORLD_SIZE"]) - (os.cpu_count() or 1)
 
-    assert elastic(world, nproc_per_node="cpu").outcomes[0].result == "0"
+    assert (await elastic(world, nproc_per_node="cpu")).outcomes[0].result == "0"
 
 
-def test_gpu_without_a_gpu_is_an_error_that_says_so() -> None:
-    """Not a job of zero ranks."""
+async def test_gpu_without_a_gpu_is_an_error_that_names_the_reason() -> None:
+    """A job of zero ranks would look like a success that did nothing."""
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    ended = elastic(describe, nproc_per_node="gpu")
+    ended = await elastic(describe, nproc_per_node="gpu")
     assert 'nproc_per_node is "gpu" but torch sees no GPU' in ended.first.message
 
 
-def test_nccl_settings_reach_the_ranks() -> None:
-    """As variables, and as the default timeout of process groups."""
+async def test_nccl_settings_reach_the_ranks() -> None:
+    """They arrive as variables, and the timeout becomes the default of process groups."""
 
     def seen() -> dict[str, Any]:
         import os
@@ -147,7 +158,7 @@ def test_nccl_settings_reach_the_ranks() -> None:
         timeouts = [_get_default_timeout(backend).total_seconds() for backend in ("nccl", "gloo")]
         return {**{name: os.environ[name] for name in names}, "timeouts": timeouts}
 
-    ended = elastic(seen, nccl_async_error_handling=True, nccl_collective_timeout_sec=77)
+    ended = await elastic(seen, nccl_async_error_handling=True, nccl_collective_timeout_sec=77)
     assert json.loads(ended.outcomes[0].result or "") == {
         "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
@@ -156,19 +167,19 @@ def test_nccl_settings_reach_the_ranks() -> None:
     }
 
 
-def test_missing_torch_is_an_error_that_says_what_to_install(tmp_path: Path) -> None:
-    """In an interpreter without torch."""
+async def test_missing_torch_is_an_error_that_tells_what_to_install(tmp_path: Path) -> None:
+    """The interpreter of the ranks may not be the one that a user has looked at."""
     venv.create(tmp_path / "bare", with_pip=False)
     python = tmp_path / "bare" / "bin" / "python"
     subprocess.run([str(python), "-c", "import json"], check=True)
-    ended = run(describe, plan=local_plan(Elastic(nproc_per_node=2), "id"), python=str(python))
+    ended = await run(describe, plan=plan(Elastic(nproc_per_node=2)), python=str(python))
     assert ended.first.error_type == "TorchNotInstalled"
     assert "pip install 'airflow-distrib[torch]'" in ended.first.message
     assert str(python) in ended.first.message
 
 
-def test_one_rank_needs_no_torch(tmp_path: Path) -> None:
-    """It calls the function directly."""
+async def test_one_rank_needs_no_torch(tmp_path: Path) -> None:
+    """A function that uses no torch runs on a worker that has none."""
     venv.create(tmp_path / "bare", with_pip=False)
 
     def world() -> str:
@@ -176,22 +187,22 @@ def test_one_rank_needs_no_torch(tmp_path: Path) -> None:
 
         return os.environ["WORLD_SIZE"]
 
-    ended = run(world, plan=local_plan(Elastic(), "id"), python=str(tmp_path / "bare" / "bin" / "python"))
+    ended = await run(world, plan=plan(Elastic()), python=str(tmp_path / "bare" / "bin" / "python"))
     assert ended.outcomes[0].result == '"1"'
 
 
-def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
-    """Two nodes are asked for, the second never comes: the job does not wait for ever."""
+async def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
+    """The job does not wait for ever for a second node that never comes."""
     config = Elastic(nnodes=2, rdzv_configs={"join_timeout": 2, "timeout": 2}, rdzv_endpoint="localhost:0")
-    ended = run(print, plan=dataclasses.replace(local_plan(config, "id"), processes=1))
+    ended = await run(print, plan=dataclasses.replace(plan(config), processes=1))
     assert ended.code == 1
     assert ended.first.rank is None
     assert "Timeout" in ended.first.error_type
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "fork"])
-def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it(start_method: str) -> None:
-    """The peer leaves no word either, but its stream ends later."""
+async def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it(start_method: str) -> None:
+    """The peer reports nothing either, but its output ends later."""
 
     def fail_on_one() -> None:
         import os
@@ -201,18 +212,18 @@ def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it(sta
             raise ZeroDivisionError("no examples")
         time.sleep(60)
 
-    ended = elastic(fail_on_one, start_method=start_method)
+    ended = await elastic(fail_on_one, start_method=start_method)
     assert [(each.rank, each.error_type) for each in ended.outcomes] == [(1, "ZeroDivisionError")]
 
 
-def test_nothing_is_left_in_the_temporary_folder(tmp_path: Path) -> None:
-    """torch makes folders of its own, for logs and for errors."""
-    assert elastic(describe, env={"TMPDIR": str(tmp_path)}).code == 0
+async def test_no_file_remains_in_the_temporary_folder(tmp_path: Path) -> None:
+    """The agent of torch makes folders for logs and errors, which would fill the disk of a worker."""
+    assert (await elastic(describe, env={"TMPDIR": str(tmp_path)})).code == 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_restart_of_one_node_keeps_the_result() -> None:
-    """The other node's agent does not count that restart."""
+async def test_a_restart_of_one_node_keeps_the_result() -> None:
+    """The agent of the other node does not count that restart, and its result still belongs to the job."""
 
     def fail_once() -> str:
         import os
@@ -229,7 +240,7 @@ def test_a_restart_of_one_node_keeps_the_result() -> None:
         return "done"
 
     with tempfile.TemporaryDirectory() as markers:
-        ended = elastic(fail_once, nnodes=2, nproc_per_node=1, max_restarts=1, env={"MARKERS": markers})
+        ended = await elastic(fail_once, nnodes=2, nproc_per_node=1, max_restarts=1, env={"MARKERS": markers})
     assert ended.code == 0
     assert [(each.rank, each.kind, each.result) for each in ended.outcomes] == [
         (0, outcomes.SUCCESS, '"done"'),
@@ -237,8 +248,8 @@ def test_a_restart_of_one_node_keeps_the_result() -> None:
     ]
 
 
-def test_a_rank_killed_after_a_restart_is_named(tmp_path: Path) -> None:
-    """And not the peer that lost its connection to it."""
+async def test_a_rank_killed_after_a_restart_is_named(tmp_path: Path) -> None:
+    """The peer that lost its connection is not the cause, in any round."""
 
     def die_in_round_one() -> None:
         import os
@@ -254,12 +265,12 @@ def test_a_rank_killed_after_a_restart_is_named(tmp_path: Path) -> None:
             time.sleep(0.01)
         raise ConnectionError("lost rank 1")
 
-    ended = elastic(die_in_round_one, max_restarts=1, env={"MARKER": str(tmp_path / "marker")})
+    ended = await elastic(die_in_round_one, max_restarts=1, env={"MARKER": str(tmp_path / "marker")})
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.PROCESS_KILLED)
 
 
-def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_named() -> None:
-    """As destructors of GPU libraries do."""
+async def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_named() -> None:
+    """Destructors of GPU libraries crash after the function has returned."""
 
     def crash_later() -> None:
         import os
@@ -272,13 +283,13 @@ def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_named() 
             return
         time.sleep(600)
 
-    ended = elastic(crash_later)
+    ended = await elastic(crash_later)
     assert ended.first.rank == 1
     assert "SIGSEGV" in ended.first.message
 
 
-def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
-    """torch itself would wait for its return value for ever."""
+async def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
+    """The agent of torch itself would wait for the return value of such a rank for ever."""
 
     def vanish() -> None:
         import os
@@ -286,13 +297,13 @@ def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
         if os.environ["RANK"] == "1":
             os._exit(0)
 
-    ended = elastic(vanish)
+    ended = await elastic(vanish)
     assert ended.code != 0
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
 
 
-def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp_path: Path) -> None:
-    """Only the end of its process is its end."""
+async def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """Only the end of its process is the end of a rank."""
 
     def redirect() -> None:
         import os
@@ -309,5 +320,5 @@ def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp_path:
         time.sleep(0.5)
         raise ValueError("the cause")
 
-    ended = elastic(redirect, env={"MARKER": str(tmp_path / "marker")})
+    ended = await elastic(redirect, env={"MARKER": str(tmp_path / "marker")})
     assert (ended.first.rank, ended.first.message) == (1, "the cause")

@@ -1,4 +1,4 @@
-"""Objects of the API as tests need them: shapes recorded from Kubernetes 1.34 with training-operator 1.9."""
+"""These functions make objects of the API in the shapes that Kubernetes 1.34 and training-operator 1.9 use."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.runner import report
 from airflow_distrib.runner.outcome import Outcome
+from airflow_distrib.systems.kubernetes.kind import Manifest
 
 NOW = 1_790_000_000.0
 REF = JobRef("kubernetes", "job", "uid-1", {"kind": "pytorchjob", "namespace": "ns"})
 
 
 def at(seconds: float) -> str:
-    """A time of the API, so many seconds from now."""
+    """Return the API's text for a time that is so many seconds from now."""
     return datetime.fromtimestamp(NOW + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def condition(
-    kind: str, since: float = -1, status: str = "True", reason: str = "", message: str = ""
-) -> dict[str, Any]:
-    """A condition of a job or a pod."""
+def condition(kind: str, since: float = -1, status: str = "True", reason: str = "", message: str = "") -> Manifest:
+    """Return a condition of a job or a pod."""
     return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": at(since)}
 
 
-def job(*conditions: dict[str, Any], age: float = 60, elastic: int | None = None, workers: int = 1) -> dict[str, Any]:
-    """A PyTorchJob of a master and workers, or of workers of which some are enough."""
-    specs: dict[str, Any] = {"Worker": {"replicas": workers}}
-    spec: dict[str, Any] = {"pytorchReplicaSpecs": specs}
+def job(*conditions: Manifest, age: float = 60, elastic: int | None = None, workers: int = 1) -> Manifest:
+    """Return a PyTorchJob of a master and workers, or an elastic one that can run with ``elastic`` workers."""
+    specs: Manifest = {"Worker": {"replicas": workers}}
+    spec: Manifest = {"pytorchReplicaSpecs": specs}
     if elastic is None:
         specs["Master"] = {"replicas": 1}
     else:
@@ -40,12 +39,12 @@ def job(*conditions: dict[str, Any], age: float = 60, elastic: int | None = None
 def pod(
     role: str,
     phase: str = "Running",
-    state: dict[str, Any] | None = None,
-    *conditions: dict[str, Any],
+    state: Manifest | None = None,
+    *conditions: Manifest,
     container: str = "pytorch",
     **status: Any,
-) -> dict[str, Any]:
-    """A pod of the job; ``state`` is its main container's."""
+) -> Manifest:
+    """Return a pod of the job whose main container is in the given state."""
     statuses = [] if state is None else [{"name": container, "image": "me/train:1", "state": state}]
     return {
         "metadata": {"name": f"job-{role}", "uid": f"uid-{role}", "creationTimestamp": at(-50)},
@@ -53,33 +52,33 @@ def pod(
     }
 
 
-def running(role: str) -> dict[str, Any]:
-    """A pod at work."""
+def running(role: str) -> Manifest:
+    """Return a pod whose container runs."""
     return pod(role, "Running", {"running": {"startedAt": at(-40)}})
 
 
-def ended(role: str, code: int = 0, message: str = "", reason: str = "", since: float = -1) -> dict[str, Any]:
-    """A pod whose main container is over."""
+def ended(role: str, code: int = 0, message: str = "", reason: str = "", since: float = -1) -> Manifest:
+    """Return a pod whose main container has ended."""
     state = {"exitCode": code, "reason": reason or ("Completed" if code == 0 else "Error"), "finishedAt": at(since)}
     return pod(role, "Failed" if code else "Succeeded", {"terminated": {**state, "message": message}})
 
 
-def told(role: str, outcome: Outcome, code: int = 0) -> dict[str, Any]:
-    """A pod that left its outcome as its termination message."""
+def reported(role: str, outcome: Outcome, code: int = 0) -> Manifest:
+    """Return a pod that has ended and whose termination message holds its outcome."""
     return ended(role, code, report.termination_message(outcome) or "")
 
 
-def waiting(role: str, reason: str, message: str = "") -> dict[str, Any]:
-    """A pod on a node whose container does not start."""
+def waiting(role: str, reason: str, message: str = "") -> Manifest:
+    """Return a pod that has a node, but whose container does not start."""
     bound = condition("PodScheduled", -30)
     return pod(role, "Pending", {"waiting": {"reason": reason, "message": message}}, bound)
 
 
-def unschedulable(role: str, message: str = "0/3 nodes are available: 3 Insufficient cpu.") -> dict[str, Any]:
-    """A pod without a node."""
+def unschedulable(role: str, message: str = "0/3 nodes are available: 3 Insufficient cpu.") -> Manifest:
+    """Return a pod for which the scheduler finds no node."""
     return pod(role, "Pending", None, condition("PodScheduled", -30, "False", "Unschedulable", message))
 
 
-def event(reason: str, message: str, since: float = -30) -> dict[str, Any]:
-    """A warning."""
+def event(reason: str, message: str, since: float = -30) -> Manifest:
+    """Return an event of type Warning."""
     return {"type": "Warning", "reason": reason, "message": message, "firstTimestamp": at(since), "metadata": {}}

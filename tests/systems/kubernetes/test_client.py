@@ -1,4 +1,4 @@
-"""The client against a server that refuses, breaks and comes back."""
+"""These tests run the client against a server that refuses, breaks off and comes back."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
 
-from airflow_distrib.clients import kubernetes
-from airflow_distrib.systems.kubernetes.client import ApiError, KubernetesClient, KubernetesSettings, Unreachable
 from airflow_distrib.core.errors import ClusterError, MissingExtra
+from airflow_distrib.systems.kubernetes import client as clients
+from airflow_distrib.systems.kubernetes.client import ApiError, KubernetesClient, KubernetesSettings, Unreachable
 from fake_kubernetes import FakeKubernetes
 
 PODS = "/api/v1/namespaces/ns/pods"
@@ -23,74 +22,65 @@ PODS = "/api/v1/namespaces/ns/pods"
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(clients, "FIRST_PAUSE", 0.001)
 
 
-def run(test: Callable[[FakeKubernetes], Coroutine[Any, Any, None]]) -> None:
-    """Run a test with a server of its own."""
-
-    async def main() -> None:
-        async with FakeKubernetes() as api:
-            await test(api)
-
-    asyncio.run(main())
+@pytest.fixture
+async def api() -> AsyncIterator[FakeKubernetes]:
+    """Start a server for one test."""
+    async with FakeKubernetes() as server:
+        yield server
 
 
-def answers(*statuses: int | web.Response) -> Callable[[Any], int | web.Response | None]:
-    """Refuse with each of these once."""
-    left = list(statuses)
-    return lambda _: left.pop(0) if left else None
+def answers(*statuses: int | web.Response) -> Callable[[web.Request], int | web.Response | None]:
+    """Return a refusal that refuses once with each of these."""
+    remaining = list(statuses)
+    return lambda _: remaining.pop(0) if remaining else None
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_what_may_pass_is_asked_for_again(status: int) -> None:
-    """With growing pauses."""
-
-    async def test(api: FakeKubernetes) -> None:
-        api.refuse = answers(status, status, status)
-        async with api.client() as client:
-            assert (await client.request("GET", PODS))["items"] == []
-        assert api.requests[f"GET {PODS}"] == 4
-
-    run(test)
+async def test_what_may_pass_is_requested_again(api: FakeKubernetes, status: int) -> None:
+    """A server that is busy or restarts does not fail a task."""
+    api.refuse = answers(status, status, status)
+    async with api.client() as client:
+        assert (await client.request("GET", PODS))["items"] == []
+    assert api.requests[f"GET {PODS}"] == 4
 
 
 @pytest.mark.parametrize(("status", "permanent"), [(400, True), (403, False), (404, False), (409, False), (422, True)])
-def test_what_stays_refused_is_an_error_with_the_servers_words(status: int, permanent: bool) -> None:
-    """And not asked for again."""
-
-    async def test(api: FakeKubernetes) -> None:
-        api.refuse = lambda _: status
-        async with api.client() as client:
-            with pytest.raises(ApiError, match=f"GET {PODS}: {status} Refused: by the test") as caught:
-                await client.request("GET", PODS)
-        assert caught.value.permanent is permanent
-        assert api.requests[f"GET {PODS}"] == 1
-
-    run(test)
+async def test_a_refusal_that_stays_is_an_error_with_the_words_of_the_server(
+    api: FakeKubernetes, status: int, permanent: bool
+) -> None:
+    """The user reads the server's own reason at once, and the same request is not sent in vain again."""
+    api.refuse = lambda _: status
+    async with api.client() as client:
+        with pytest.raises(ApiError, match=f"GET {PODS}: {status} Refused: by the test") as caught:
+            await client.request("GET", PODS)
+    assert caught.value.permanent is permanent
+    assert api.requests[f"GET {PODS}"] == 1
 
 
-def test_a_server_says_itself_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry-After."""
+async def test_the_pause_is_as_long_as_the_server_asks_for(
+    api: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that protects itself with Retry-After is not asked again too early."""
     pauses: list[float] = []
     sleep = asyncio.sleep
 
-    async def note(seconds: float, *_: Any) -> None:
+    async def note(seconds: float, result: object = None) -> object:
         pauses.append(seconds)
-        await sleep(0)
+        return await sleep(0, result)
 
-    async def test(api: FakeKubernetes) -> None:
-        api.refuse = answers(web.Response(status=429, headers={"Retry-After": "7"}))
-        async with api.client() as client:
-            monkeypatch.setattr(kubernetes.asyncio, "sleep", note)
+    api.refuse = answers(web.Response(status=429, headers={"Retry-After": "7"}))
+    async with api.client() as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "sleep", note)
             await client.request("GET", PODS)
-
-    run(test)
     assert 7 in pauses
 
 
-def test_a_new_token_is_asked_for_when_the_old_one_is_refused(tmp_path: Path) -> None:
-    """By the kubeconfig's exec plugin, and without breaking anybody's stream."""
+async def test_a_new_token_is_requested_when_the_old_one_is_refused(api: FakeKubernetes, tmp_path: Path) -> None:
+    """A token from a kubeconfig's exec plugin may expire in the middle of a job without failing it."""
     count = tmp_path / "count"
     plugin = tmp_path / "plugin.py"
     plugin.write_text(
@@ -107,76 +97,56 @@ def test_a_new_token_is_asked_for_when_the_old_one_is_refused(tmp_path: Path) ->
         "args": [str(plugin)],
         "interactiveMode": "Never",
     }
-
-    async def test(api: FakeKubernetes) -> None:
-        async with KubernetesClient(api.settings({"exec": exec_plugin})) as client:
-            await client.request("GET", PODS)
-            api.tokens = {"t1"}
-            await client.request("GET", PODS)
-        assert count.read_text() == "2"
-
-    run(test)
+    async with KubernetesClient(api.settings({"exec": exec_plugin})) as client:
+        await client.request("GET", PODS)
+        api.tokens = {"t1"}
+        await client.request("GET", PODS)
+    assert count.read_text() == "2"
 
 
-def test_a_server_that_is_not_there_is_named() -> None:
-    """With its address."""
-
-    async def main() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-        kubeconfig = {
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "current-context": "x",
-        }
-        async with KubernetesClient(KubernetesSettings(kube_config=kubeconfig)) as client:
-            with pytest.raises(Unreachable, match=f"http://127.0.0.1:{port} does not answer"):
-                await client.request("GET", PODS, attempts=2)
-
-    asyncio.run(main())
+async def test_a_server_that_is_not_there_is_named() -> None:
+    """The user sees from the address that the connection leads somewhere else than intended."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    kubeconfig = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    async with KubernetesClient(KubernetesSettings(kube_config=kubeconfig)) as client:
+        with pytest.raises(Unreachable, match=f"http://127.0.0.1:{port} does not answer"):
+            await client.request("GET", PODS, attempts=2)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (KubernetesSettings(kube_config_path="/no/such/file"), "kubeconfig is /no/such/file"),
-        (KubernetesSettings(in_cluster=True), "the connection says in_cluster"),
-        (KubernetesSettings(kube_config={"clusters": []}), "the connection holds the kubeconfig"),
+        (KubernetesSettings(in_cluster=True), "in_cluster is set in the connection"),
+        (KubernetesSettings(kube_config={"clusters": []}), "the kubeconfig is in the connection"),
     ],
 )
-def test_a_login_that_cannot_work_says_where_it_comes_from(settings: KubernetesSettings, message: str) -> None:
-    """Not only what is wrong."""
-
-    async def main() -> None:
-        async with KubernetesClient(settings) as client:
-            with pytest.raises(ClusterError, match=f"cannot log in to Kubernetes: .*{message}"):
-                await client.request("GET", PODS, attempts=1)
-
-    asyncio.run(main())
+async def test_a_login_that_cannot_work_names_where_it_comes_from(settings: KubernetesSettings, message: str) -> None:
+    """The user learns which of several kubeconfigs to correct, and not only what is wrong with it."""
+    async with KubernetesClient(settings) as client:
+        with pytest.raises(ClusterError, match=f"cannot log in to Kubernetes: .*{message}"):
+            await client.request("GET", PODS, attempts=1)
 
 
-def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ready to be copied."""
+async def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error holds the command that installs what is missing, ready to be copied."""
     monkeypatch.setitem(sys.modules, "kubernetes_asyncio", None)
-
-    async def main() -> None:
-        async with KubernetesClient(KubernetesSettings()) as client:
-            with pytest.raises(MissingExtra, match=r"pip install 'airflow-distrib\[kubernetes\]'"):
-                await client.request("GET", PODS)
-
-    asyncio.run(main())
+    async with KubernetesClient(KubernetesSettings()) as client:
+        with pytest.raises(MissingExtra, match=r"pip install 'airflow-distrib\[kubernetes\]'"):
+            await client.request("GET", PODS)
 
 
-def test_a_stream_that_falls_silent_is_an_error() -> None:
-    """A connection may die without a word."""
-
-    async def test(api: FakeKubernetes) -> None:
-        query = {"watch": "true", "resourceVersion": "100"}
-        async with api.client() as client:
-            with pytest.raises(Unreachable, match="the stream ended"):
-                async with client.stream(PODS, query, quiet_for=0.1) as pieces:
-                    async for piece in pieces:
-                        raise AssertionError(json.loads(piece))
-
-    run(test)
+async def test_a_stream_that_falls_silent_is_an_error(api: FakeKubernetes) -> None:
+    """A connection may die unnoticed, and a watch on it would wait for ever."""
+    query = {"watch": "true", "resourceVersion": "100"}
+    async with api.client() as client:
+        with pytest.raises(Unreachable, match="the stream ended"):
+            async with client.stream(PODS, query, quiet_for=0.1) as pieces:
+                async for piece in pieces:
+                    raise AssertionError(json.loads(piece))

@@ -1,30 +1,50 @@
-"""When a job is over, stuck, or goes on: a table of what the API says."""
+"""These tests are a table of what the API reports, and of what follows for the job: it is over, stuck, or goes on."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import pytest
 
+from airflow_distrib.core.status import Category, JobState, Problem, Retry
+from airflow_distrib.jobs.launcher import Observation, Obstacle
+from airflow_distrib.runner.outcome import FAILURE, SUCCESS, Outcome
 from airflow_distrib.systems.kubernetes.judge import SETTLE_SECONDS, View, judge
+from airflow_distrib.systems.kubernetes.kind import Manifest
+from airflow_distrib.systems.kubernetes.pod import POD
 from airflow_distrib.systems.kubernetes.problems import Patience
 from airflow_distrib.systems.mpijob.status import MPIJOB
-from airflow_distrib.systems.kubernetes.pod import POD
 from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB
-from airflow_distrib.core.status import JobState, Retry
-from airflow_distrib.runner.outcome import FAILURE, SUCCESS, Outcome
-from payloads import NOW, REF, at, condition, ended, event, job, pod, running, told, unschedulable, waiting
+from payloads import NOW, REF, at, condition, ended, event, job, pod, reported, running, unschedulable, waiting
 
-RESULT = told("master-0", Outcome(SUCCESS, 0, result="1"))
-FAILED = told("worker-0", Outcome(FAILURE, 1, error_type="ValueError"), 1)
+RESULT = reported("master-0", Outcome(SUCCESS, 0, result="1"))
+FAILED = reported("worker-0", Outcome(FAILURE, 1, error_type="ValueError"), 1)
 RUNNING, SUCCEEDED = condition("Running"), condition("Succeeded", -1)
 OVER = condition("Failed", -1, reason="PyTorchJobFailed", message="1 replica failed")
 OVER_FOR_LONG = condition("Failed", -60, reason="PyTorchJobFailed", message="1 replica failed")
 
+PATIENCE = Patience()
 
-def verdict(resource: Any, *pods: Any, events: tuple[Any, ...] = (), **patience: float) -> Any:
-    """Of a PyTorchJob."""
-    return judge(PYTORCHJOB, REF, View(resource, pods, events), Patience(**patience), NOW)
+
+def observed(
+    resource: Manifest | None, *pods: Manifest, events: tuple[Manifest, ...] = (), patience: Patience = PATIENCE
+) -> Observation:
+    """Return what is known of a PyTorchJob."""
+    return judge(PYTORCHJOB, REF, View(resource, pods, events), patience, NOW)
+
+
+def obstacles(
+    resource: Manifest | None, *pods: Manifest, events: tuple[Manifest, ...] = (), patience: Patience = PATIENCE
+) -> dict[str, float | None]:
+    """Return how many seconds each problem of a PyTorchJob that is not over may last, by the problem's reason."""
+    found = observed(resource, *pods, events=events, patience=patience)
+    assert (found.over, found.problem) == (False, None)
+    return {_problem(each).reason: each.seconds for each in found.obstacles}
+
+
+def _problem(obstacle: Obstacle) -> Problem:
+    assert obstacle.problem is not None
+    return obstacle.problem
 
 
 @pytest.mark.parametrize(
@@ -50,16 +70,18 @@ def verdict(resource: Any, *pods: Any, events: tuple[Any, ...] = (), **patience:
         (None, [], True),
     ],
 )
-def test_when_a_job_is_over(resource: Any, pods: list[Any], over: bool) -> None:
-    """By what its controller says, and what its pods still do."""
-    assert verdict(resource, *pods).over is over
+def test_a_job_is_over_when_its_controller_reports_its_end_and_its_pods_have_ended(
+    resource: Manifest | None, pods: list[Manifest], over: bool
+) -> None:
+    """The result is only fetched once no rank can add to it any more."""
+    assert observed(resource, *pods).over is over
 
 
 def test_a_failed_job_is_looked_at_again_when_its_peers_have_had_time() -> None:
-    """Nothing needs to change for it."""
-    wait = verdict(job(OVER), FAILED, running("master-0")).wait
-    assert wait is not None
-    assert 0 < wait <= SETTLE_SECONDS
+    """The wait ends by itself, because nothing in the cluster has to change before the failure can be reported."""
+    look_again = observed(job(OVER), FAILED, running("master-0")).look_again
+    assert look_again is not None
+    assert 0 < look_again <= SETTLE_SECONDS
 
 
 STUCK = [
@@ -84,106 +106,158 @@ STUCK = [
 
 
 @pytest.mark.parametrize(("stuck", "field", "reason", "retry", "text"), STUCK)
-def test_a_stuck_pod_is_borne_for_as_long_as_patience_says(
-    stuck: Any, field: str, reason: str, retry: Retry, text: str
+def test_a_stuck_pod_is_an_obstacle_that_may_last_as_long_as_its_patience(
+    stuck: Manifest, field: str, reason: str, retry: Retry, text: str
 ) -> None:
-    """Then its reason ends the job, with what to do."""
-    resource = job(condition("Created"))
-    patient = verdict(resource, running("master-0"), stuck, **{field: 31})
-    assert (patient.over, round(patient.wait)) == (False, 1)
-    found = verdict(resource, running("master-0"), stuck, **{field: 29})
-    assert found.over
-    assert (found.problem.reason, found.problem.retry) == (reason, retry)
-    assert text in found.problem.message
-    assert found.problem.advice
-    forever = judge(
-        PYTORCHJOB, REF, View(resource, (running("master-0"), stuck)), Patience().merged({field: None}), NOW
-    )
-    assert not forever.over
+    """A job that waits for a node or an image is given the time that the user grants, and then ends with advice."""
+    found = observed(job(condition("Created")), running("master-0"), stuck, patience=PATIENCE.merged({field: 31}))
+    assert (found.over, found.problem) == (False, None)
+    (obstacle,) = found.obstacles
+    assert obstacle.seconds == 31
+    problem = _problem(obstacle)
+    assert (problem.reason, problem.retry, problem.category) == (reason, retry, Category.NOT_STARTED)
+    assert text in problem.message
+    assert problem.advice
 
 
-def test_an_image_name_that_cannot_be_ends_the_job_at_once() -> None:
-    """No waiting mends it."""
-    found = verdict(job(condition("Created")), waiting("master-0", "InvalidImageName", "UPPER"))
-    assert (found.over, found.problem.reason, found.problem.retry) == (True, "InvalidImageName", Retry.CANNOT_HELP)
+@pytest.mark.parametrize(("stuck", "field", "reason", "retry", "text"), STUCK)
+def test_a_stuck_pod_may_stay_stuck_for_ever_when_its_patience_is_none(
+    stuck: Manifest, field: str, reason: str, retry: Retry, text: str
+) -> None:
+    """A user whose nodes come next week can switch a limit off."""
+    assert obstacles(
+        job(condition("Created")), running("master-0"), stuck, patience=PATIENCE.merged({field: None})
+    ) == {reason: None}
+
+
+def test_the_same_problem_of_two_pods_is_two_obstacles() -> None:
+    """The time of one pod's problem does not count for another's, which may have begun an hour later."""
+    pods = [waiting(f"worker-{n}", "ErrImagePull") for n in range(2)]
+    keys = [each.key for each in observed(job(RUNNING, workers=2), *pods).obstacles]
+    assert keys == ["job-worker-0/ImagePullFailed", "job-worker-1/ImagePullFailed"]
+
+
+def test_an_image_name_that_cannot_be_right_has_no_patience() -> None:
+    """The task fails at once, because no waiting would make the name valid."""
+    (obstacle,) = observed(job(condition("Created")), waiting("master-0", "InvalidImageName", "UPPER")).obstacles
+    assert obstacle.seconds == 0
+    assert (_problem(obstacle).reason, _problem(obstacle).retry) == ("InvalidImageName", Retry.CANNOT_HELP)
 
 
 @pytest.mark.parametrize(
-    ("told_by", "reason"),
+    ("warning", "reason", "seconds"),
     [
         (
             event("FailedCreatePod", 'pods "job-worker-0" is forbidden: exceeded quota: q, requested: pods=1'),
             "QuotaExceeded",
+            5,
         ),
-        (event("FailedMount", 'MountVolume.SetUp failed: secret "s" not found'), "VolumeNotMounted"),
-        (event("FailedCreatePod", "admission webhook denied"), "PodsRefused"),
-        (event("ValidationError", "must be 1"), "SpecRejected"),
+        (event("FailedMount", 'MountVolume.SetUp failed: secret "s" not found'), "VolumeNotMounted", 6),
+        (event("FailedCreatePod", "admission webhook denied"), "PodsRefused", 7),
+        (event("ValidationError", "must be 1"), "SpecRejected", 0),
     ],
 )
-def test_events_tell_why_pods_are_missing(told_by: Any, reason: str) -> None:
-    """And nothing else does."""
-    found = verdict(job(condition("Created")), events=(told_by,), quota=5, mount=5, create_container=5)
-    assert (found.over, found.problem.reason) == (True, reason)
+def test_an_event_explains_why_pods_are_missing(warning: Manifest, reason: str, seconds: float) -> None:
+    """The user learns of a full quota or a missing Secret although no pod has a status that names it."""
+    resource = job(condition("Created"))
+    assert obstacles(resource, events=(warning,), patience=Patience(quota=5, mount=6, create_container=7)) == {
+        reason: seconds
+    }
 
 
-def test_events_of_a_pod_that_runs_by_now_do_not_count() -> None:
-    """The Secret came a second later."""
+def test_events_of_a_pod_that_has_started_since_do_not_count() -> None:
+    """A Secret that comes a second after its pods is no reason to end the job."""
     early = {**event("FailedMount", 'secret "job" not found'), "involvedObject": {"name": "job-master-0"}}
     resource = job(RUNNING, workers=1)
-    assert not verdict(resource, running("master-0"), pod("worker-0", "Pending"), events=(early,), mount=5).over
+    assert (
+        obstacles(
+            resource, running("master-0"), pod("worker-0", "Pending"), events=(early,), patience=Patience(mount=5)
+        )
+        == {}
+    )
 
 
-def test_events_that_are_not_told_again_are_over() -> None:
-    """The quota was full an hour ago; now the pod only waits for its image."""
+def test_events_that_are_not_repeated_any_more_do_not_count() -> None:
+    """A quota that was full an hour ago must not end a job whose pod now only waits for its image."""
     old = {**event("FailedCreatePod", "exceeded quota: q", -4000), "lastTimestamp": at(-3600)}
     resource = job(condition("Created"))
-    assert not verdict(resource, running("master-0"), pod("worker-0", "Pending"), events=(old,), quota=5).over
+    assert (
+        obstacles(resource, running("master-0"), pod("worker-0", "Pending"), events=(old,), patience=Patience(quota=5))
+        == {}
+    )
 
 
-def test_patience_begins_when_a_problem_is_seen_and_not_before() -> None:
-    """A container that is restarted after an hour may have a bad minute, too."""
-    seen: dict[str, float] = {}
-    stuck = (running("master-0"), waiting("worker-0", "ErrImagePull", "timeout"))
-    for now, over in ((NOW + 5000, False), (NOW + 5170, False), (NOW + 5190, True)):
-        view = View(job(RUNNING), stuck, first_seen=seen)
-        assert judge(PYTORCHJOB, REF, view, Patience(image_pull=180), now).over is over
+def test_a_controller_that_reports_why_it_cannot_create_pods_is_not_missing() -> None:
+    """The training-operator writes no status while a quota is full, and the job has the whole patience for quotas."""
+    full = {**event("FailedCreatePod", "exceeded quota: q"), "involvedObject": {"name": "job"}}
+    assert obstacles(job(), events=(full,), patience=Patience(quota=1800, no_controller=120)) == {"QuotaExceeded": 1800}
 
 
-def test_a_problem_that_comes_back_is_borne_again() -> None:
-    """After a good hour."""
-    seen: dict[str, float] = {}
-    stuck, well = waiting("worker-0", "ErrImagePull", "timeout"), running("worker-0")
-    for now, worker, over in ((NOW, stuck, False), (NOW + 60, well, False), (NOW + 3600, stuck, False)):
-        view = View(job(RUNNING), (running("master-0"), worker), first_seen=seen)
-        assert judge(PYTORCHJOB, REF, view, Patience(image_pull=180), now).over is over
+def test_events_of_a_pod_that_is_the_job_itself_count_until_it_starts() -> None:
+    """A plain Pod whose Secret is missing ends with that reason, although all pods of the job are there."""
+    missing = {**event("FailedMount", 'secret "job" not found'), "involvedObject": {"name": "job-x"}}
+    alone = pod("x", "Pending")
+    found = judge(POD, REF, View(alone, (alone,), (missing,)), Patience(mount=5), NOW)
+    assert [(_problem(each).reason, each.seconds) for each in found.obstacles] == [("VolumeNotMounted", 5)]
+    started = pod("x", "Running", {"running": {}}, container="rank")
+    assert judge(POD, REF, View(started, (started,), (missing,)), Patience(mount=5), NOW).obstacles == ()
+
+
+@pytest.mark.parametrize("age", [0.0, 3600.0])
+def test_the_patience_for_a_problem_does_not_depend_on_the_age_of_the_pod(age: float) -> None:
+    """A container that is restarted after an hour has the same time to pull its image as a new one."""
+    stuck = waiting("worker-0", "ErrImagePull", "timeout")
+    stuck["metadata"]["creationTimestamp"] = at(-age)
+    assert obstacles(job(RUNNING, age=age), running("master-0"), stuck, patience=Patience(image_pull=180)) == {
+        "ImagePullFailed": 180
+    }
+
+
+def test_a_problem_that_has_gone_is_no_obstacle_any_more() -> None:
+    """Whoever counts the seconds begins anew when it comes back after a good hour."""
+    stuck = waiting("worker-0", "ErrImagePull", "timeout")
+    assert obstacles(job(RUNNING), running("master-0"), stuck, patience=Patience(image_pull=180)) == {
+        "ImagePullFailed": 180
+    }
+    assert obstacles(job(RUNNING), running("master-0"), running("worker-0"), patience=Patience(image_pull=180)) == {}
+
+
+def test_a_suspended_job_has_no_obstacles() -> None:
+    """A job may wait in Kueue for longer than any patience, and its pods are being removed."""
+    assert obstacles(job(condition("Suspended")), unschedulable("worker-0"), patience=Patience(unschedulable=5)) == {}
 
 
 def test_a_pod_on_a_node_that_is_lost_is_not_waited_for() -> None:
-    """It should have been gone for long, and still seems to run."""
+    """A job whose value is there can end although such a pod still seems to run."""
     lost = running("worker-0")
     lost["metadata"]["deletionTimestamp"] = at(-300)
-    assert verdict(job(SUCCEEDED), RESULT, lost).over
+    assert observed(job(SUCCEEDED), RESULT, lost).over
 
 
-def test_a_resource_that_no_controller_looks_at_is_an_error() -> None:
-    """The operator is not running."""
-    assert verdict(job(age=60), no_controller=61).over is False
-    assert verdict(job(age=60), no_controller=59).problem.reason == "NoController"
+def test_a_resource_that_no_controller_looks_at_is_an_obstacle() -> None:
+    """The user learns that the operator is not running instead of waiting for ever."""
+    assert obstacles(job(age=60), patience=Patience(no_controller=61)) == {"NoController": 61}
+    assert obstacles(job(condition("Created"), age=60), patience=Patience(no_controller=61)) == {}
 
 
-def test_an_elastic_job_that_has_enough_nodes_does_not_mind_a_missing_one() -> None:
-    """It grows when there is room."""
+def test_an_elastic_job_that_has_enough_nodes_ignores_a_missing_one() -> None:
+    """The job works with the nodes it has, and grows when there is room."""
     resource = job(RUNNING, elastic=1, workers=2)
-    assert not verdict(resource, running("worker-0"), unschedulable("worker-1"), unschedulable=5).over
+    assert obstacles(resource, running("worker-0"), unschedulable("worker-1"), patience=Patience(unschedulable=5)) == {}
     needs_both = job(RUNNING, elastic=2, workers=2)
-    assert verdict(needs_both, running("worker-0"), unschedulable("worker-1"), unschedulable=5).over
+    found = obstacles(needs_both, running("worker-0"), unschedulable("worker-1"), patience=Patience(unschedulable=5))
+    assert found == {"Unschedulable": 5}
 
 
 @pytest.mark.parametrize(
-    ("lost", "reason"),
+    ("lost", "reason", "category"),
     [
-        (pod("worker-0", "Failed", None, reason="Evicted", message="low on memory"), "Preempted"),
-        (pod("worker-0", "Failed", None, reason="NodeLost"), "NodeLost"),
+        (
+            pod("worker-0", "Failed", None, reason="Evicted", message="low on memory"),
+            "Preempted",
+            Category.PREEMPTED,
+        ),
+        (pod("worker-0", "Failed", None, reason="NodeLost"), "NodeLost", Category.LOST),
         (
             pod(
                 "worker-0",
@@ -192,24 +266,41 @@ def test_an_elastic_job_that_has_enough_nodes_does_not_mind_a_missing_one() -> N
                 condition("DisruptionTarget", reason="PreemptionByScheduler", message="by x"),
             ),
             "Preempted",
+            Category.PREEMPTED,
         ),
     ],
 )
-def test_what_took_a_pod_away_is_told_apart_from_a_failure(lost: Any, reason: str) -> None:
-    """A retry may well succeed."""
-    found = verdict(job(OVER_FOR_LONG), FAILED, lost)
+def test_what_took_a_pod_away_is_distinguished_from_a_failure(lost: Manifest, reason: str, category: Category) -> None:
+    """A retry policy can try a preempted job again, which may well succeed."""
+    found = observed(job(OVER_FOR_LONG), FAILED, lost)
+    assert found.problem is not None
     assert (found.over, found.problem.reason, found.problem.retry) == (True, reason, Retry.MAY_HELP)
+    assert found.problem.category is category
 
 
 def test_a_deleted_job_is_an_error_unless_it_was_over() -> None:
-    """Somebody else did it; a TTL may be short."""
-    assert verdict(None).problem.reason == "Deleted"
+    """The user learns that somebody else deleted the job, and a short TTL does not turn success into failure."""
+    gone = observed(None).problem
+    assert gone is not None
+    assert (gone.reason, gone.category) == ("Deleted", Category.LOST)
     over = job(SUCCEEDED)
     over["metadata"]["deletionTimestamp"] = "2026-09-21T00:00:00Z"
-    assert verdict({**over, "deleted": True}, RESULT).problem is None
+    assert observed({**over, "deleted": True}, RESULT).problem is None
     going = job(RUNNING)
     going["metadata"]["deletionTimestamp"] = "2026-09-21T00:00:00Z"
-    assert verdict(going, running("master-0")).problem.reason == "Deleted"
+    problem = observed(going, running("master-0")).problem
+    assert problem is not None
+    assert problem.reason == "Deleted"
+
+
+def test_a_pod_that_is_the_job_itself_and_is_evicted_was_not_deleted_by_somebody() -> None:
+    """A retry policy can try a preempted Pod again, and nobody looks for a person who deletes jobs."""
+    evicted = pod("x", "Running", {"running": {}}, condition("DisruptionTarget", reason="EvictionByEvictionAPI"))
+    evicted["metadata"]["deletionTimestamp"] = at(30)
+    name = evicted["metadata"]["name"]
+    found = judge(POD, dataclasses.replace(REF, name=name), View(evicted, (evicted,)), Patience(), NOW)
+    assert found.problem is not None
+    assert (found.over, found.problem.reason, found.problem.category) == (True, "Preempted", Category.PREEMPTED)
 
 
 @pytest.mark.parametrize(
@@ -222,31 +313,29 @@ def test_a_deleted_job_is_an_error_unless_it_was_over() -> None:
         ("Unknown", JobState.RUNNING),
     ],
 )
-def test_a_pod_is_a_job_by_its_phase(phase: str, state: JobState) -> None:
-    """For Elastic on one node."""
+def test_a_pod_that_is_a_job_has_the_state_of_its_phase(phase: str, state: JobState) -> None:
+    """An Elastic job on one node needs no operator in the cluster, because Kubernetes itself reports its state."""
     assert POD.read(pod("x", phase)).state is state
 
 
-def test_a_pod_behind_a_gate_is_suspended() -> None:
-    """As Kueue leaves it."""
+def test_a_pod_behind_a_scheduling_gate_is_suspended() -> None:
+    """A Pod that Kueue holds back may wait for longer than any patience."""
     gated = pod("x", "Pending", None, condition("PodScheduled", status="False", reason="SchedulingGated"))
     assert POD.read(gated).state is JobState.SUSPENDED
 
 
-def test_the_workers_of_an_mpijob_say_nothing() -> None:
-    """Their SSH servers run on; the launcher tells for all ranks."""
+def test_running_workers_of_an_mpijob_do_not_keep_it_from_ending() -> None:
+    """The workers' SSH servers run on for ever, so only the launcher's pod counts."""
     launcher = pod("launcher-abcde", "Succeeded", {"terminated": {"exitCode": 0}}, container="mpi")
     worker = pod("worker-0", "Running", {"running": {}}, container="mpi")
     view = View(job(SUCCEEDED), (launcher, worker))
     assert judge(MPIJOB, REF, view, Patience(), NOW).over
 
 
-def test_a_pod_that_failed_before_any_container_existed_ends_the_wait() -> None:
-    """An evicted Pod, or one that kubelet rejects, has neither container statuses nor a time at which it ended."""
+def test_a_pod_that_failed_before_any_container_existed_has_to_settle() -> None:
+    """An evicted Pod, or one that kubelet rejects, ends although nothing tells when it ended."""
     gone = pod("x", "Failed", None, reason="OutOfcpu", message="Node didn't have enough resource: cpu")
     del gone["status"]["containerStatuses"]
-    view = View(gone, (gone,), first_seen={})
-    first = judge(POD, REF, view, Patience(), NOW)
-    assert (first.over, first.wait) == (False, SETTLE_SECONDS)
-    later = judge(POD, REF, view, Patience(), NOW + SETTLE_SECONDS)
-    assert (later.over, later.status.reason) == (True, "OutOfcpu")
+    found = judge(POD, REF, View(gone, (gone,)), Patience(), NOW)
+    assert (found.over, found.status.reason) == (False, "OutOfcpu")
+    assert found.obstacles == (Obstacle("settling", SETTLE_SECONDS),)

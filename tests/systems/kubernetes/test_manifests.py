@@ -1,36 +1,43 @@
-"""Manifests: every option arrives, nothing is dropped, contradictions are refused."""
+"""These tests render manifests: every option arrives, nothing is dropped, and contradictions are refused."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from airflow_distrib.systems.elastic.kubernetes import cluster as elastic
-from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.kubernetes.manifest import Task
-from airflow_distrib.systems.kubernetes.merge import merged
-from airflow_distrib.systems.mpijob.config import MPIJob
-from airflow_distrib.systems.mpijob.render import cluster as mpi
-from airflow_distrib.systems.pytorchjob.config import PyTorchJob
-from airflow_distrib.systems.pytorchjob.render import cluster as pytorchjob
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.jobs.request import JobRequest
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.kubernetes import kubernetes as elastic
+from airflow_distrib.systems.kubernetes.kind import Manifest
+from airflow_distrib.systems.kubernetes.merge import KEYS, merged
 from airflow_distrib.systems.kubernetes.resources import Replica, Resources, RunPolicy
+from airflow_distrib.systems.mpijob.config import MPIJob
+from airflow_distrib.systems.mpijob.render import kubernetes as mpi
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+from airflow_distrib.systems.pytorchjob.render import kubernetes as pytorchjob
 
-TASK = Task(JobIdentity("dag", "run", "train", -1, 1, "scope"), "ns", options={"log_ranks": [0]})
+REQUEST = JobRequest(identity=JobIdentity("dag", "run", "train", -1, 1, "scope"))
 ONE = Replica(replicas=1)
 JOB = PyTorchJob(image="me/train:1", worker=ONE)
 
 
-def pod_of(config: PyTorchJob, role: str = "Worker", task: Task = TASK) -> dict[str, Any]:
-    """A role's pod template."""
-    return dict(pytorchjob(config, task).manifest["spec"]["pytorchReplicaSpecs"][role]["template"])
+def with_manifest(own: Manifest) -> JobRequest:
+    """Return a request with a user's own manifest."""
+    return dataclasses.replace(REQUEST, arguments={"manifest": own})
 
 
-def main_of(config: PyTorchJob, task: Task = TASK) -> dict[str, Any]:
-    """The worker's main container."""
-    return dict(pod_of(config, task=task)["spec"]["containers"][0])
+def pod_of(config: PyTorchJob, role: str = "Worker", request: JobRequest = REQUEST) -> Manifest:
+    """Return the pod template of a role."""
+    return dict(pytorchjob(config, request).manifest["spec"]["pytorchReplicaSpecs"][role]["template"])
+
+
+def main_of(config: PyTorchJob) -> Manifest:
+    """Return the worker's main container."""
+    return dict(pod_of(config)["spec"]["containers"][0])
 
 
 @pytest.mark.parametrize(
@@ -45,14 +52,16 @@ def main_of(config: PyTorchJob, task: Task = TASK) -> dict[str, Any]:
         ("image_pull_secrets", ["login"], "imagePullSecrets", [{"name": "login"}]),
     ],
 )
-def test_an_option_of_pods_is_in_every_roles_pod(option: str, value: Any, field: str, rendered: Any) -> None:
-    """Under Kubernetes' own name."""
+def test_an_option_of_pods_is_in_the_pods_of_every_role(
+    option: str, value: object, field: str, rendered: object
+) -> None:
+    """Users set a node selector once for the whole job, and Kubernetes finds it under its own name."""
     for role in ("Master", "Worker"):
         assert pod_of(JOB.merged({option: value}), role)["spec"][field] == rendered
 
 
-def test_options_of_containers_arrive() -> None:
-    """Environment, Secrets by reference only, resources, mounts."""
+def test_options_of_containers_arrive_in_the_main_container() -> None:
+    """Ranks see the environment, resources and mounts of the config, and Secrets never leave the cluster."""
     config = JOB.merged(
         {
             "env": {"A": "1"},
@@ -84,8 +93,8 @@ def test_options_of_containers_arrive() -> None:
 @pytest.mark.parametrize(
     ("given", "volume"), [("2Gi", {"medium": "Memory", "sizeLimit": "2Gi"}), (True, {"medium": "Memory"})]
 )
-def test_shared_memory_has_its_size(given: Any, volume: dict[str, str]) -> None:
-    """Or as much as the pod's memory."""
+def test_shared_memory_has_the_size_that_is_asked_for(given: str | bool, volume: dict[str, str]) -> None:
+    """Data loaders of torch get more than the 64 MiB of a container, up to a limit if the user sets one."""
     config = JOB.merged({"shared_memory": given})
     assert {"name": "airflow-distrib-shm", "emptyDir": volume} in pod_of(config)["spec"]["volumes"]
     assert {"name": "airflow-distrib-shm", "mountPath": "/dev/shm"} in main_of(config)["volumeMounts"]
@@ -93,7 +102,7 @@ def test_shared_memory_has_its_size(given: Any, volume: dict[str, str]) -> None:
 
 
 def test_two_volumes_at_dev_shm_are_refused() -> None:
-    """By an option or by a template."""
+    """Neither an option nor a template silently replaces the shared memory that the user asks for."""
     volume, mount = [{"name": "v", "emptyDir": {}}], [{"name": "v", "mountPath": "/dev/shm"}]
     template = {"spec": {"volumes": volume, "containers": [{"name": "pytorch", "volumeMounts": mount}]}}
     for given in ({"volumes": volume, "volume_mounts": mount}, {"pod_template": template}):
@@ -101,21 +110,29 @@ def test_two_volumes_at_dev_shm_are_refused() -> None:
             pod_of(JOB.merged({"shared_memory": "1Gi", **given}))
 
 
-def test_a_manifests_pods_keep_the_labels_that_the_watch_looks_for() -> None:
-    """And have an image, and run the function."""
+def test_the_pods_of_a_manifest_keep_our_labels_and_run_the_function_in_an_image() -> None:
+    """The watch finds every pod of the job, and no manifest can submit pods that cannot run the function."""
 
-    def own(container: dict[str, Any], **metadata: Any) -> Task:
+    def own(container: Manifest, **metadata: Manifest) -> JobRequest:
         template = {"metadata": metadata, "spec": {"containers": [{"name": "pytorch", **container}]}}
-        return Task(TASK.identity, "ns", manifest={"spec": {"pytorchReplicaSpecs": {"Worker": {"template": template}}}})
+        return with_manifest({"spec": {"pytorchReplicaSpecs": {"Worker": {"template": template}}}})
 
-    labels = pod_of(JOB, task=own({}, labels={"airflow-distrib/job": "x"}))["metadata"]["labels"]
+    labels = pod_of(JOB, request=own({}, labels={"airflow-distrib/job": "x"}))["metadata"]["labels"]
     assert labels == pod_of(JOB)["metadata"]["labels"]
     with pytest.raises(
-        ConfigError, match=r"manifest.spec.*Worker.template.spec.containers\[0\].command: is the runner's"
+        ConfigError, match=r"manifest.spec.*Worker.template.spec.containers\[0\].command: is set by this package"
     ):
-        pod_of(JOB, task=own({"command": ["x"]}))
+        pod_of(JOB, request=own({"command": ["x"]}))
     with pytest.raises(ConfigError, match="the container 'pytorch' has no image"):
-        pod_of(PyTorchJob(worker=ONE), task=own({}))
+        pod_of(PyTorchJob(worker=ONE), request=own({}))
+
+
+def test_a_role_that_only_the_manifest_has_is_labelled_as_well() -> None:
+    """The watch also finds the pods of a role for which there is no option."""
+    template = {"spec": {"containers": [{"name": "pytorch", "image": "x"}]}}
+    request = with_manifest({"spec": {"pytorchReplicaSpecs": {"Evaluator": {"template": template}}}})
+    labels = pod_of(JOB, "Evaluator", request)["metadata"]["labels"]
+    assert labels == pod_of(JOB)["metadata"]["labels"]
 
 
 @pytest.mark.parametrize(
@@ -125,16 +142,16 @@ def test_a_manifests_pods_keep_the_labels_that_the_watch_looks_for() -> None:
         ({"mpiReplicaSpecs": {"Worker": {"replicas": 5}}}, "manifest.spec.*replicas: is 5, but worker.replicas says 1"),
     ],
 )
-def test_a_manifest_does_not_change_the_number_of_mpi_ranks(own: dict[str, Any], message: str) -> None:
-    """mpirun would not know."""
+def test_a_manifest_does_not_change_the_number_of_mpi_ranks(own: Manifest, message: str) -> None:
+    """Otherwise mpirun would start more or fewer ranks than the resource has slots."""
     with pytest.raises(ConfigError, match=message):
-        mpi(MPIJob(image="x", worker=ONE, slots=2), Task(TASK.identity, "ns", manifest={"spec": own}))
+        mpi(MPIJob(image="x", worker=ONE, slots=2), with_manifest({"spec": own}))
 
 
-def test_the_run_policy_can_say_zero() -> None:
-    """Which is not the same as nothing."""
+def test_a_zero_in_the_run_policy_is_kept() -> None:
+    """A user who forbids retries does not get the operator's default instead."""
     policy = RunPolicy(clean_pod_policy="All", ttl_seconds_after_finished=0, active_deadline_seconds=0, backoff_limit=0)
-    assert pytorchjob(JOB.merged({"run_policy": policy}), TASK).manifest["spec"]["runPolicy"] == {
+    assert pytorchjob(JOB.merged({"run_policy": policy}), REQUEST).manifest["spec"]["runPolicy"] == {
         "cleanPodPolicy": "All",
         "ttlSecondsAfterFinished": 0,
         "activeDeadlineSeconds": 0,
@@ -142,18 +159,18 @@ def test_the_run_policy_can_say_zero() -> None:
     }
 
 
-def test_what_airflow_cannot_do_any_more_the_cluster_does() -> None:
-    """A day's TTL, and a deadline behind the task's own."""
-    task = Task(TASK.identity, "ns", deadline_seconds=900)
-    policy = pytorchjob(JOB, task).manifest["spec"]["runPolicy"]
+def test_the_cluster_ends_and_removes_the_job_when_airflow_cannot() -> None:
+    """A job of an Airflow that is gone does not hold its nodes for ever."""
+    request = dataclasses.replace(REQUEST, deadline_seconds=900)
+    policy = pytorchjob(JOB, request).manifest["spec"]["runPolicy"]
     assert policy == {"ttlSecondsAfterFinished": 86400, "activeDeadlineSeconds": 900}
 
 
 def test_queue_suspension_and_gang_are_on_the_job() -> None:
-    """Where Kueue and the gang schedulers look."""
+    """Kueue and the gang schedulers find their settings where they look for them."""
     gang = {"min_available": 2, "queue": "q", "priority_class": "p", "schedule_timeout_seconds": 0}
     config = JOB.merged({"queue": "team-a", "suspend": True, "scheduling_policy": gang})
-    manifest = pytorchjob(config, TASK).manifest
+    manifest = pytorchjob(config, REQUEST).manifest
     assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert manifest["spec"]["runPolicy"]["suspend"] is True
     assert manifest["spec"]["runPolicy"]["schedulingPolicy"] == {
@@ -165,18 +182,18 @@ def test_queue_suspension_and_gang_are_on_the_job() -> None:
 
 
 def test_labels_and_annotations_are_on_job_and_pods() -> None:
-    """Beside this package's own, which always win."""
+    """Users can select and bill by labels of their own, beside those that this package needs."""
     config = JOB.merged({"labels": {"team": "a"}, "annotations": {"note": "x y"}})
-    manifest = pytorchjob(config, TASK).manifest
+    manifest = pytorchjob(config, REQUEST).manifest
     for metadata in (manifest["metadata"], pod_of(config)["metadata"]):
         assert metadata["labels"]["team"] == "a"
         assert metadata["labels"]["airflow-distrib/job"] == manifest["metadata"]["name"]
         assert metadata["annotations"]["note"] == "x y"
 
 
-def test_templates_are_merged_in_order() -> None:
-    """The job's, the replica's, then the options; nothing of any is dropped."""
-    base = {
+def test_templates_and_options_are_merged_in_order() -> None:
+    """Nothing that a user writes in the job's template, in the replica's or in an option is dropped."""
+    base: Manifest = {
         "metadata": {"labels": {"of": "job", "keep": "job"}},
         "spec": {
             "hostNetwork": True,
@@ -211,7 +228,7 @@ def test_templates_are_merged_in_order() -> None:
 
 
 def test_a_sidecar_stands_beside_the_main_container() -> None:
-    """One that has an image of its own where the main one has one, too."""
+    """A template's only container is an addition if both have an image, and the main one otherwise."""
     sidecar = {"spec": {"containers": [{"name": "logger", "image": "fluentd"}]}}
     config = PyTorchJob(image="train", worker=Replica(replicas=1, pod_template=sidecar))
     images = {each["name"]: each["image"] for each in pod_of(config)["spec"]["containers"]}
@@ -221,13 +238,13 @@ def test_a_sidecar_stands_beside_the_main_container() -> None:
     assert [each["image"] for each in pod_of(alone)["spec"]["containers"]] == ["mine"]
 
 
-def test_a_manifest_has_the_last_word() -> None:
-    """But not about names and identity."""
+def test_a_manifest_overrides_everything_but_names_and_identity() -> None:
+    """Users reach fields for which there is no option, and the job is still found by its labels."""
     own = {
         "metadata": {"labels": {"airflow-distrib/job": "x", "team": "b"}},
         "spec": {"runPolicy": {"managedBy": "kueue.x-k8s.io/multikueue", "ttlSecondsAfterFinished": None}},
     }
-    manifest = pytorchjob(JOB, Task(TASK.identity, "ns", manifest=own)).manifest
+    manifest = pytorchjob(JOB, with_manifest(own)).manifest
     assert manifest["spec"]["runPolicy"] == {"managedBy": "kueue.x-k8s.io/multikueue"}
     assert manifest["metadata"]["labels"]["airflow-distrib/job"] == manifest["metadata"]["name"]
     assert manifest["metadata"]["labels"]["team"] == "b"
@@ -238,15 +255,15 @@ def test_a_manifest_has_the_last_word() -> None:
     [
         ({"kind": "TFJob"}, "manifest.kind: must be 'PyTorchJob'"),
         ({"apiVersion": "kubeflow.org/v2"}, "manifest.apiVersion: must be 'kubeflow.org/v1'"),
-        ({"metadata": {"name": "mine"}}, "manifest.metadata.name: leave it out"),
-        ({"metadata": {"namespace": "other"}}, "manifest.metadata.namespace: leave it out: set namespace"),
-        ({"status": {}}, "manifest.status: is the cluster's to write"),
+        ({"metadata": {"name": "mine"}}, "manifest.metadata.name: must not be set"),
+        ({"metadata": {"namespace": "other"}}, "manifest.metadata.namespace: must not be set; set namespace"),
+        ({"status": {}}, "manifest.status: is set by the cluster"),
     ],
 )
-def test_a_manifest_of_something_else_is_refused(own: dict[str, Any], message: str) -> None:
-    """Naming the field."""
+def test_a_manifest_of_something_else_is_refused(own: Manifest, message: str) -> None:
+    """The error names the field, so that a manifest for another operator is corrected before it is submitted."""
     with pytest.raises(ConfigError, match=f"^{message}"):
-        pytorchjob(JOB, Task(TASK.identity, "ns", manifest=own))
+        pytorchjob(JOB, with_manifest(own))
 
 
 @pytest.mark.parametrize(
@@ -281,31 +298,31 @@ def test_a_manifest_of_something_else_is_refused(own: dict[str, Any], message: s
         ({"image_pull_secrets": "login"}, "image_pull_secrets: must be a list of names"),
     ],
 )
-def test_what_is_unknown_or_contradictory_is_refused(options: dict[str, Any], message: str) -> None:
-    """When the DAG file is parsed."""
+def test_an_unknown_or_contradictory_option_is_refused(options: dict[str, Any], message: str) -> None:
+    """The mistake shows when the DAG file is parsed, and not hours later in the cluster."""
     with pytest.raises(ConfigError, match=f"{message}"):
         JOB.merged(options)
 
 
 def test_a_template_that_sets_the_command_is_refused_for_functions() -> None:
-    """The runner is the command."""
+    """A template cannot replace the runner, without which no function would run."""
     config = JOB.merged({"pod_template": {"spec": {"containers": [{"name": "pytorch", "command": ["x"]}]}}})
     with pytest.raises(ConfigError, match="pod_template: the main container's command"):
         pod_of(config)
 
 
-def test_a_job_without_workers_is_its_master() -> None:
-    """Which is described by the worker, unless it is described itself."""
+def test_a_job_without_workers_is_its_master_alone() -> None:
+    """A job can shrink to one pod for a trial run, with the options of the master."""
     config = PyTorchJob(image="a", worker=Replica(replicas=0), master=Replica(image="b", restart_policy="OnFailure"))
-    roles = pytorchjob(config, TASK).manifest["spec"]["pytorchReplicaSpecs"]
+    roles = pytorchjob(config, REQUEST).manifest["spec"]["pytorchReplicaSpecs"]
     assert list(roles) == ["Master"]
     assert roles["Master"]["restartPolicy"] == "OnFailure"
     assert roles["Master"]["template"]["spec"]["containers"][0]["image"] == "b"
 
 
 def test_elastic_on_several_nodes_is_a_pytorchjob_of_workers() -> None:
-    """No master, an elastic policy, a rendezvous at the first worker."""
-    rendered = elastic(Elastic(nnodes="2:3", nproc_per_node=4, max_restarts=5, image="x"), TASK)
+    """Nodes meet at the first worker and may come and go, which a job with a master does not allow."""
+    rendered = elastic(Elastic(nnodes="2:3", nproc_per_node=4, max_restarts=5, image="x"), REQUEST)
     spec = rendered.manifest["spec"]
     assert list(spec["pytorchReplicaSpecs"]) == ["Worker"]
     assert spec["pytorchReplicaSpecs"]["Worker"]["replicas"] == 3
@@ -315,12 +332,12 @@ def test_elastic_on_several_nodes_is_a_pytorchjob_of_workers() -> None:
     assert runner is not None
     assert runner.rdzv_endpoint == f"{rendered.manifest['metadata']['name']}-worker-0:29400"
     assert (runner.min_nodes, runner.max_nodes, runner.nproc_per_node) == (2, 3, 4)
-    assert rendered.log_roles is None
+    assert rendered.log_parts is None
 
 
 def test_elastic_on_one_node_is_a_pod() -> None:
-    """Of Kubernetes itself."""
-    rendered = elastic(Elastic(nproc_per_node=2, image="x", run_policy=RunPolicy(active_deadline_seconds=60)), TASK)
+    """One node needs no operator in the cluster, and its deadline is the Pod's own."""
+    rendered = elastic(Elastic(nproc_per_node=2, image="x", run_policy=RunPolicy(active_deadline_seconds=60)), REQUEST)
     assert (rendered.manifest["kind"], rendered.manifest["apiVersion"]) == ("Pod", "v1")
     assert rendered.manifest["spec"]["activeDeadlineSeconds"] == 60
     assert rendered.manifest["spec"]["restartPolicy"] == "Never"
@@ -330,24 +347,26 @@ def test_elastic_on_one_node_is_a_pod() -> None:
     ("fields", "message"),
     [
         ({"nnodes": 2, "rdzv_backend": "static"}, "rdzv_backend: 'static' is for launcher='local'"),
-        ({"run_policy": {"backoff_limit": 3}}, "run_policy.backoff_limit: a single node is a plain Pod"),
-        ({"suspend": True}, "suspend: a single node is a plain Pod"),
+        ({"run_policy": {"backoff_limit": 3}}, "run_policy.backoff_limit: has no effect on a Pod"),
+        ({"suspend": True}, "suspend: has no effect on a Pod"),
     ],
 )
-def test_what_elastic_cannot_honour_on_a_cluster_is_refused(fields: dict[str, Any], message: str) -> None:
-    """Rather than ignored."""
+def test_an_option_that_elastic_cannot_honour_on_a_cluster_is_refused(fields: dict[str, Any], message: str) -> None:
+    """No option is ignored silently where it has no effect."""
     with pytest.raises(ConfigError, match=f"^{message}"):
-        elastic(Elastic(image="x", **fields), TASK)
+        elastic(Elastic(image="x", **fields), REQUEST)
 
 
 def test_an_mpijob_has_as_many_ranks_as_slots() -> None:
-    """In its resource and on mpirun's command line."""
+    """The resource and mpirun's command line agree on the size of the job, and its ranks report to the launcher."""
     config = MPIJob(image="x", worker=Replica(replicas=3), slots=2, env={"A": "1"})
-    rendered = mpi(config, Task(TASK.identity, "ns", token="t"))
+    rendered = mpi(config, REQUEST)
     spec = rendered.manifest["spec"]
     assert (spec["slotsPerWorker"], spec["mpiImplementation"]) == (2, "OpenMPI")
     assert spec["launcherCreationPolicy"] == "WaitForWorkersReady"
     launcher = rendered.specs["launcher.json"]
+    assert launcher.token
+    assert launcher.token == rendered.specs["spec.json"].token
     assert launcher.command[:3] == ["mpirun", "-np", "6"]
     assert "--allow-run-as-root" in launcher.command
     assert "A" in launcher.exports
@@ -358,21 +377,21 @@ def test_an_mpijob_has_as_many_ranks_as_slots() -> None:
 
 
 @pytest.mark.parametrize("implementation", ["Intel", "MPICH"])
-def test_other_implementations_of_mpi_have_words_of_their_own(implementation: str) -> None:
-    """-x is Open MPI's."""
+def test_other_implementations_of_mpi_have_options_of_their_own(implementation: str) -> None:
+    """Variables reach the ranks of every implementation, although -x is known to Open MPI alone."""
     config = MPIJob(
         image="x", worker=ONE, implementation=implementation, env={"A": "1"}, ssh_auth_mount_path="/home/mpi/.ssh"
     )
-    rendered = mpi(config, Task(TASK.identity, "ns", command=["prog"], runs_function=False))
+    rendered = mpi(config, dataclasses.replace(REQUEST, runs_function=False, arguments={"command": ["prog"]}))
     launcher = rendered.manifest["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]
     assert launcher["command"] == ["mpirun", "-np", "1", "-genvlist", "PATH,A,LD_LIBRARY_PATH", "prog"]
     assert rendered.manifest["spec"]["mpiImplementation"] == implementation
     assert rendered.manifest["spec"]["sshAuthMountPath"] == "/home/mpi/.ssh"
 
 
-def test_the_training_operators_mpijob_is_an_option() -> None:
-    """Of another version, with less in it."""
-    rendered = mpi(MPIJob(image="x", worker=ONE, slots=2, api_version="kubeflow.org/v1"), TASK)
+def test_the_mpijob_of_the_training_operator_can_be_chosen() -> None:
+    """Clusters with the older operator get its version of the resource, without the fields that it does not know."""
+    rendered = mpi(MPIJob(image="x", worker=ONE, slots=2, api_version="kubeflow.org/v1"), REQUEST)
     assert rendered.manifest["apiVersion"] == "kubeflow.org/v1"
     assert "mpiImplementation" not in rendered.manifest["spec"]
     assert rendered.manifest["spec"]["slotsPerWorker"] == 2
@@ -400,24 +419,24 @@ def test_the_training_operators_mpijob_is_an_option() -> None:
     ],
 )
 def test_an_mpijob_that_cannot_work_is_refused(fields: dict[str, Any], message: str) -> None:
-    """When the DAG file is parsed."""
+    """The mistake shows when the DAG file is parsed, with the name of the field."""
     with pytest.raises(ConfigError, match=f"^{message}"):
         MPIJob(image="x", **fields)
 
 
 def test_old_names_of_an_mpijob_are_accepted_with_a_warning() -> None:
-    """Flyte's."""
+    """DAGs that come from Flyte keep working, and their authors learn the new names."""
     with pytest.warns(DeprecationWarning, match="num_workers is deprecated; use worker.replicas"):
         assert MPIJob(image="x", num_workers=2).world_size == 2
     with pytest.warns(DeprecationWarning), pytest.raises(ConfigError, match="give one of them"):
         MPIJob(image="x", num_workers=2, worker=ONE)
 
 
-def test_a_launcher_asks_for_no_gpu() -> None:
-    """It runs no rank."""
+def test_a_launcher_cannot_ask_for_a_gpu() -> None:
+    """No GPU is reserved for a pod that runs no rank."""
     config = MPIJob(image="x", worker=ONE, launcher=Replica(requests=Resources(gpu=1)))
     with pytest.raises(ConfigError, match="launcher.requests.gpu: the launcher runs no rank"):
-        mpi(config, TASK)
+        mpi(config, REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -431,8 +450,16 @@ def test_a_launcher_asks_for_no_gpu() -> None:
         ({}, {"containers": [{"name": "c", "env": None}]}, {"containers": [{"name": "c"}]}),
     ],
 )  # fmt: skip
-def test_merging(base: dict[str, Any], over: dict[str, Any], result: dict[str, Any]) -> None:
-    """Mappings by key, named objects by name, the rest as a whole."""
+def test_mappings_are_merged_by_key_and_named_objects_by_name(base: Manifest, over: Manifest, result: Manifest) -> None:
+    """A layer adds to the one below it without replacing it, and without changing either."""
     before = repr((base, over))
     assert merged(base, over) == result
     assert repr((base, over)) == before
+
+
+def test_a_kind_can_have_lists_of_its_own_that_are_merged_by_name() -> None:
+    """A custom resource whose roles are a list is merged role by role, as a mapping of roles is."""
+    base, over = {"tasks": [{"name": "a", "x": 1}]}, {"tasks": [{"name": "a", "y": 2}, {"name": "b"}]}
+    whole = merged(base, over, keys={**KEYS, "tasks": "name"})
+    assert whole == {"tasks": [{"name": "a", "x": 1, "y": 2}, {"name": "b"}]}
+    assert merged(base, over) == over

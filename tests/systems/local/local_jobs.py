@@ -1,26 +1,26 @@
-"""Run a function on local ranks to its end, for the tests of this folder."""
+"""Runs a function on local ranks to its end, for the tests of local ranks and of torchrun."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from airflow_distrib.systems.local.job import LocalJob
-from airflow_distrib.systems.local.plan import LocalPlan
 from airflow_distrib.core import packing
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.lines import RankLine
 from airflow_distrib.runner.outcome import Outcome, earliest_failure
+from airflow_distrib.systems.local.job import LocalJob
+from airflow_distrib.systems.local.plan import LocalPlan
 
+ONE = LocalPlan(specs.RANKS, 1)
 PAIR = LocalPlan(specs.RANKS, 2)
 
 
 class Ended:
-    """What is left of a job."""
+    """A job that is over."""
 
-    def __init__(self, code: int, found: list[Outcome], lines: list[RankLine], job: LocalJob) -> None:
-        self.code, self.outcomes, self.lines, self.job = code, found, lines, job
+    def __init__(self, code: int, outcomes: list[Outcome], lines: list[RankLine]) -> None:
+        self.code, self.outcomes, self.lines = code, outcomes, lines
 
     @property
     def first(self) -> Outcome:
@@ -34,7 +34,7 @@ class Ended:
         return [line.text for line in self.lines if line.rank == rank]
 
 
-def run(
+async def run(
     function: Callable[..., Any],
     *args: Any,
     plan: LocalPlan = PAIR,
@@ -42,19 +42,20 @@ def run(
     python: str | None = None,
     **options: Any,
 ) -> Ended:
-    """Run a function on local ranks to its end."""
+    """Run a function on local ranks to its end.
 
-    async def go() -> Ended:
-        options.setdefault("log_ranks", None)
-        job = await LocalJob.start(plan, packing.pack(function, args, {}), name="t", python=python, options=options)
-        lines = []
-        try:
-            async for line in job.lines():
-                lines.append(line)
-                react(job, line)
-            code, found = await job.outcomes()
-        finally:
-            await job.close()
-        return Ended(code, found, lines, job)
-
-    return asyncio.run(go())
+    Args:
+        react: called with every line of the log.
+        options: fields of the runner's spec.
+    """
+    options.setdefault("log_ranks", None)
+    job = await LocalJob.start(plan, packing.pack(function, args, {}), python=python, options=options)
+    lines = []
+    try:
+        async for line in job.lines():
+            lines.append(line)
+            react(job, line)
+        code, found = await job.outcomes()
+    finally:
+        await job.close()
+    return Ended(code, found, lines)

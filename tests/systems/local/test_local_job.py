@@ -1,7 +1,8 @@
-"""Jobs of real local processes: how they end, and that nothing of them stays."""
+"""Jobs of real local processes end in every way that a process can, and nothing of them stays."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,19 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.elastic.local import local_plan as elastic_plan
-from airflow_distrib.systems.local import job as local
-from airflow_distrib.systems.local.job import port_for
-from airflow_distrib.systems.local.plan import LocalPlan
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.core.reference import JobRef
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import outcome as outcomes
+from airflow_distrib.runner import process
 from airflow_distrib.runner import spec as specs
-from local_jobs import run
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.local import local as elastic_plan
+from airflow_distrib.systems.local.job import port_for
+from airflow_distrib.systems.local.jobs import NAME, LocalJobs
+from airflow_distrib.systems.local.plan import LocalPlan
+from local_jobs import ONE, run
+
+REQUEST = JobRequest(identity=JobIdentity("dag", "run", "task", -1, 1))
 
 
-def test_ranks_see_their_numbers_and_meet_at_a_free_port() -> None:
-    """The environment is that of a PyTorchJob's pods, on this machine."""
+async def test_ranks_see_their_numbers_and_meet_at_a_free_port() -> None:
+    """Functions that were written for the pods of a PyTorchJob find the same environment on one machine."""
 
     def numbers() -> list[str]:
 
@@ -32,7 +39,7 @@ def test_ranks_see_their_numbers_and_meet_at_a_free_port() -> None:
         print(*(os.environ[name] for name in names))
         return [os.environ[name] for name in names]
 
-    ended = run(numbers)
+    ended = await run(numbers)
     assert ended.code == 0
     port = ended.text(0)[0].split()[4]
     assert ended.text(0) == [f"0 0 2 127.0.0.1 {port} 1"]
@@ -42,17 +49,17 @@ def test_ranks_see_their_numbers_and_meet_at_a_free_port() -> None:
     assert ended.outcomes[1].result is None
 
 
-def test_only_the_chosen_ranks_are_passed_on() -> None:
-    """The others' lines are kept for their errors only."""
+async def test_only_lines_of_the_chosen_ranks_are_passed_on() -> None:
+    """The log of a large job stays readable, and other ranks' lines are kept for their errors."""
 
     def talk() -> None:
         print("hello")
 
-    assert {line.rank for line in run(talk, log_ranks=[1]).lines} == {1}
+    assert {line.rank for line in (await run(talk, log_ranks=[1])).lines} == {1}
 
 
-def test_output_of_subprocesses_and_of_c_code_is_prefixed_too() -> None:
-    """What matters is the descriptor, not Python's print."""
+async def test_output_of_subprocesses_and_of_c_code_is_prefixed_too() -> None:
+    """The rank is known for every line that reaches its descriptor, not only for what Python prints."""
 
     def talk() -> None:
         import subprocess
@@ -60,10 +67,10 @@ def test_output_of_subprocesses_and_of_c_code_is_prefixed_too() -> None:
         subprocess.run(["echo", "from a child"], check=True)
         os.write(2, b"from C\n")
 
-    assert sorted(run(talk, plan=LocalPlan(specs.RANKS, 1)).text(0)) == ["from C", "from a child"]
+    assert sorted((await run(talk, plan=ONE)).text(0)) == ["from C", "from a child"]
 
 
-def test_a_failing_rank_ends_the_others_at_once() -> None:
+async def test_a_failing_rank_ends_the_others_at_once() -> None:
     """Nobody waits for the peers of a rank that raised."""
 
     def fail_on_one() -> None:
@@ -74,7 +81,7 @@ def test_a_failing_rank_ends_the_others_at_once() -> None:
             raise ValueError("no such column")
         time.sleep(600)
 
-    ended = run(fail_on_one)
+    ended = await run(fail_on_one)
     assert ended.code == 1
     assert (ended.first.rank, ended.first.error_type, ended.first.message) == (1, "ValueError", "no such column")
     assert 'raise ValueError("no such column")' in ended.first.traceback
@@ -84,41 +91,41 @@ def test_a_failing_rank_ends_the_others_at_once() -> None:
 
 
 @pytest.mark.parametrize("status", [0, 3])
-def test_sys_exit_before_returning_is_a_failure(status: int) -> None:
-    """Even with status 0: there is no result."""
-    ended = run(sys.exit, status, plan=LocalPlan(specs.RANKS, 1))
+async def test_sys_exit_before_returning_is_a_failure(status: int) -> None:
+    """There is no result, even if the exit status is 0."""
+    ended = await run(sys.exit, status, plan=ONE)
     assert ended.code == 1
     assert ended.first.error_type == outcomes.EXITED_EARLY
     assert f"sys.exit({status})" in ended.first.message
 
 
-def test_os_exit_zero_is_a_failure() -> None:
-    """A process that vanishes with status 0 has not returned."""
+async def test_os_exit_zero_is_a_failure() -> None:
+    """A process that vanishes with status 0 has not returned from its function."""
 
     def vanish() -> None:
 
         os._exit(0)
 
-    ended = run(vanish, plan=LocalPlan(specs.RANKS, 1))
+    ended = await run(vanish, plan=ONE)
     assert ended.first.error_type == outcomes.EXITED_EARLY
     assert "os._exit(0) before it returned" in ended.first.message
 
 
-def test_a_c_library_that_exits_with_zero_is_a_failure() -> None:
-    """Nobody can write an outcome then."""
+async def test_a_c_library_that_exits_with_zero_is_a_failure() -> None:
+    """Such a process cannot write an outcome, and must not pass for a success because of that."""
 
     def vanish() -> None:
         import ctypes
 
         ctypes.CDLL(None)._exit(0)
 
-    ended = run(vanish, plan=LocalPlan(specs.RANKS, 1))
+    ended = await run(vanish, plan=ONE)
     assert ended.first.error_type == outcomes.EXITED_EARLY
     assert "before the function returned" in ended.first.message
 
 
-def test_a_killed_rank_is_reported_with_its_signal() -> None:
-    """As the OOM killer does it."""
+async def test_a_killed_rank_is_reported_with_its_signal() -> None:
+    """Users can tell the OOM killer, which sends the same signal, from an error of their own."""
 
     def kill_one() -> None:
         import signal
@@ -128,13 +135,13 @@ def test_a_killed_rank_is_reported_with_its_signal() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
 
-    ended = run(kill_one)
+    ended = await run(kill_one)
     assert (ended.first.rank, ended.first.error_type, ended.first.exit_code) == (1, outcomes.PROCESS_KILLED, -9)
     assert "SIGKILL" in ended.first.message
 
 
-def test_a_process_that_dies_after_the_function_returned_has_failed() -> None:
-    """The pod of such a rank would count as failed as well."""
+async def test_a_process_that_dies_after_the_function_returned_has_failed() -> None:
+    """On a cluster the pod of such a rank would count as failed as well."""
 
     def crash_at_exit() -> int:
         import atexit
@@ -143,14 +150,14 @@ def test_a_process_that_dies_after_the_function_returned_has_failed() -> None:
         atexit.register(os.kill, os.getpid(), signal.SIGSEGV)
         return 1
 
-    ended = run(crash_at_exit, plan=LocalPlan(specs.RANKS, 1))
+    ended = await run(crash_at_exit, plan=ONE)
     assert ended.code == 1
     assert "returned, but then" in ended.first.message
     assert "SIGSEGV" in ended.first.message
 
 
-def test_a_stop_is_reported_as_such_even_if_the_function_then_returns() -> None:
-    """A function may save a checkpoint on SIGTERM; that is not the job's success."""
+async def test_a_stop_is_reported_as_such_even_if_the_function_then_returns() -> None:
+    """A function may save a checkpoint on SIGTERM, which does not make the stopped job a success."""
 
     def save_on_term() -> str:
         import signal
@@ -164,9 +171,9 @@ def test_a_stop_is_reported_as_such_even_if_the_function_then_returns() -> None:
         print("saved", flush=True)
         return "saved"
 
-    ended = run(
+    ended = await run(
         save_on_term,
-        plan=LocalPlan(specs.RANKS, 1),
+        plan=ONE,
         react=lambda job, line: job.terminate() if line.text == "ready" else None,
     )
     assert ended.text(0) == ["ready", "saved"]
@@ -175,8 +182,8 @@ def test_a_stop_is_reported_as_such_even_if_the_function_then_returns() -> None:
     assert ended.first.message == "the job was stopped by SIGTERM"
 
 
-def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -> None:
-    """Nothing outlasts it."""
+async def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -> None:
+    """A job ends within a known time, whatever its function does."""
 
     def ignore() -> None:
         import signal
@@ -186,47 +193,47 @@ def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -> None
         print("ready", flush=True)
         time.sleep(600)
 
-    ended = run(ignore, plan=LocalPlan(specs.RANKS, 1), grace_seconds=0.5, react=lambda job, line: job.terminate())
+    ended = await run(ignore, plan=ONE, grace_seconds=0.5, react=lambda job, line: job.terminate())
     assert ended.first.kind == outcomes.TERMINATED
 
 
-def test_children_that_a_rank_leaves_behind_are_killed() -> None:
-    """The whole process group goes."""
+async def test_children_that_outlive_their_rank_are_killed() -> None:
+    """The whole process group goes, so that no memory and no GPU stays in use."""
 
     def leave_a_child() -> int:
         import subprocess
 
         return subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
 
-    ended = run(leave_a_child, plan=LocalPlan(specs.RANKS, 1))
+    ended = await run(leave_a_child, plan=ONE)
     pid = int(ended.outcomes[0].result or 0)
-    assert not Path(f"/proc/{pid}").exists() or local.process.start_time(pid) is None
+    assert not Path(f"/proc/{pid}").exists() or process.start_time(pid) is None
 
 
-def test_a_child_that_holds_the_output_open_does_not_hold_the_job() -> None:
-    """The rank's own end counts."""
+async def test_a_child_that_holds_the_output_open_does_not_hold_the_job() -> None:
+    """The job is over when its ranks are, although somebody could still write to the log."""
 
     def leave_a_talking_child() -> None:
         import subprocess
 
         subprocess.Popen(["sleep", "600"])
 
-    assert run(leave_a_talking_child).code == 0
+    assert (await run(leave_a_talking_child)).code == 0
 
 
-def test_a_child_that_floods_the_output_does_not_hold_the_job() -> None:
-    """It writes faster than anybody reads."""
+async def test_a_child_that_floods_the_output_does_not_hold_the_job() -> None:
+    """The job ends even while a process writes faster than anybody reads."""
 
     def leave_a_flood() -> None:
         import subprocess
 
         subprocess.Popen(["yes", "flood"])
 
-    assert run(leave_a_flood, plan=LocalPlan(specs.RANKS, 1), log_ranks=[]).code == 0
+    assert (await run(leave_a_flood, plan=ONE, log_ranks=[])).code == 0
 
 
-def test_peers_of_a_rank_that_vanished_do_not_wait_for_it() -> None:
-    """os._exit(0) leaves no word and no bad status."""
+async def test_peers_of_a_rank_that_vanished_do_not_wait_for_it() -> None:
+    """A rank that calls os._exit(0) reports nothing, and the others would wait for it for ever."""
 
     def vanish() -> None:
         import time
@@ -235,13 +242,13 @@ def test_peers_of_a_rank_that_vanished_do_not_wait_for_it() -> None:
             os._exit(0)
         time.sleep(600)
 
-    ended = run(vanish)
+    ended = await run(vanish)
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
     assert ended.outcomes[0].kind == outcomes.TERMINATED
 
 
-def test_a_rank_that_returned_and_was_then_stopped_is_not_the_cause() -> None:
-    """A thread of its own kept it alive until its peer failed."""
+async def test_a_rank_that_returned_and_was_then_stopped_is_not_the_cause() -> None:
+    """A thread may keep a finished rank alive until a peer fails, which then is the failure to name."""
 
     def linger() -> None:
         import threading
@@ -253,13 +260,13 @@ def test_a_rank_that_returned_and_was_then_stopped_is_not_the_cause() -> None:
         time.sleep(1)
         raise ValueError("the cause")
 
-    ended = run(linger)
+    ended = await run(linger)
     assert (ended.first.rank, ended.first.message) == (0, "the cause")
     assert ended.outcomes[1].kind == outcomes.TERMINATED
 
 
-def test_a_function_that_closes_its_output_may_return() -> None:
-    """Its value does not need it."""
+async def test_a_function_that_closes_its_output_may_return() -> None:
+    """The value does not travel through standard output."""
 
     def close() -> int:
         import sys
@@ -267,12 +274,12 @@ def test_a_function_that_closes_its_output_may_return() -> None:
         sys.stdout.close()
         return 7
 
-    ended = run(close, plan=LocalPlan(specs.RANKS, 1))
+    ended = await run(close, plan=ONE)
     assert (ended.code, ended.outcomes[0].result) == (0, "7")
 
 
-def test_a_forked_child_that_comes_back_does_not_speak_for_its_rank() -> None:
-    """The rank is the parent."""
+async def test_a_forked_child_that_comes_back_does_not_speak_for_its_rank() -> None:
+    """Only the parent process is the rank, so a child's exception is not the rank's."""
 
     def fork() -> str:
 
@@ -282,21 +289,21 @@ def test_a_forked_child_that_comes_back_does_not_speak_for_its_rank() -> None:
         os.waitpid(child, 0)
         return "the parent"
 
-    ended = run(fork, plan=LocalPlan(specs.RANKS, 1))
+    ended = await run(fork, plan=ONE)
     assert (ended.code, ended.outcomes[0].result) == (0, '"the parent"')
 
 
-def test_an_error_about_an_odd_file_name_is_reported() -> None:
-    """Its text cannot be encoded as it is."""
+async def test_an_error_about_an_odd_file_name_is_reported() -> None:
+    """Its text cannot be encoded as it is, and must not hide the failure."""
 
     def fail() -> None:
         raise FileNotFoundError("bad\udcff.txt")
 
-    assert run(fail, plan=LocalPlan(specs.RANKS, 1)).first.message == "bad\udcff.txt"
+    assert (await run(fail, plan=ONE)).first.message == "bad\udcff.txt"
 
 
-def test_the_jobs_folder_is_private_and_removed() -> None:
-    """It holds the function and its arguments."""
+async def test_the_jobs_folder_is_private_and_removed() -> None:
+    """The folder holds the function and its arguments, which other users must not read."""
 
     def folder() -> list[str]:
         import sys
@@ -304,38 +311,38 @@ def test_the_jobs_folder_is_private_and_removed() -> None:
         path = os.path.dirname(sys.argv[0])
         return [path, oct(os.stat(path).st_mode & 0o777)]
 
-    ended = run(folder, plan=LocalPlan(specs.RANKS, 1))
+    ended = await run(folder, plan=ONE)
     path, mode = eval(ended.outcomes[0].result or "")  # noqa: S307 - two strings this test made
     assert mode == "0o700"
     assert not Path(path).exists()
 
 
-def test_a_large_result_needs_a_place_and_the_error_says_so() -> None:
-    """50 MB do not go through Airflow's database."""
+async def test_a_result_that_is_too_large_is_an_error_with_advice() -> None:
+    """A value of 50 MB does not belong in Airflow's database, and the error names result_path."""
 
     def large() -> str:
         return "x" * 50_000_000
 
-    first = run(large, plan=LocalPlan(specs.RANKS, 1)).first
+    first = (await run(large, plan=ONE)).first
     assert "47.7 MiB" in first.message
     assert "result_path" in first.message
     assert first.recoverable is False
 
 
-def test_a_large_result_goes_to_its_place(tmp_path: Path) -> None:
-    """As JSON text."""
+async def test_a_large_result_is_written_to_its_path(tmp_path: Path) -> None:
+    """Results of any size can be returned as JSON text."""
 
     def large() -> str:
         return "x" * 2_000_000
 
-    ended = run(large, plan=LocalPlan(specs.RANKS, 1), result_path=f"file://{tmp_path}/result.json")
+    ended = await run(large, plan=ONE, result_path=f"file://{tmp_path}/result.json")
     assert ended.outcomes[0].result is None
     assert ended.outcomes[0].result_path == f"file://{tmp_path}/result.json"
     assert (tmp_path / "result.json").stat().st_size == 2_000_002
 
 
 def test_a_taken_port_is_an_error_that_names_it() -> None:
-    """Found before any rank starts to wait for its peers."""
+    """The mistake is found before any rank starts to wait for its peers."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -343,24 +350,24 @@ def test_a_taken_port_is_an_error_that_names_it() -> None:
         with pytest.raises(ConfigError, match=f"MASTER_PORT: port {port} is taken"):
             port_for(LocalPlan(specs.RANKS, 2, env={"MASTER_PORT": str(port)}))
         with pytest.raises(ConfigError, match=f"rdzv_endpoint: port {port} is taken"):
-            port_for(elastic_plan(Elastic(nproc_per_node=2, rdzv_endpoint=f"localhost:{port}"), "id"))
+            port_for(elastic_plan(Elastic(nproc_per_node=2, rdzv_endpoint=f"localhost:{port}"), REQUEST))
 
 
 @pytest.mark.parametrize("port", ["http", "0", "70000"])
-def test_what_is_no_port_is_an_error_that_names_it(port: str) -> None:
-    """Not a failure inside a rank."""
+def test_a_value_that_cannot_be_a_port_is_an_error_that_names_it(port: str) -> None:
+    """A typing error in a variable is not a failure deep inside a rank."""
     with pytest.raises(ConfigError, match="MASTER_PORT: must be a whole number, from 1 to 65535"):
         port_for(LocalPlan(specs.RANKS, 2, env={"MASTER_PORT": port}))
 
 
-def test_a_missing_interpreter_is_an_error_that_names_it() -> None:
-    """python= is a path of the worker."""
+async def test_a_missing_interpreter_is_an_error_that_names_it() -> None:
+    """The argument python= is a path of the worker, which may lack what the user's laptop has."""
     with pytest.raises(ConfigError, match="there is no interpreter '/no/such/python'"):
-        run(print, python="/no/such/python")
+        await run(print, python="/no/such/python")
 
 
 def test_the_job_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    """SIGKILL of the Airflow task leaves no process and no folder."""
+    """SIGKILL of the Airflow task leaves no process and no folder on the worker."""
     script = tmp_path / "starter.py"
     script.write_text(
         "import asyncio, time\n"
@@ -369,8 +376,8 @@ def test_the_job_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
         "from airflow_distrib.core import packing\n"
         "async def go():\n"
         "    payload = packing.pack(time.sleep, [600], {})\n"
-        "    job = await LocalJob.start(LocalPlan('ranks', 2), payload, name='t', options={})\n"
-        "    print(job.ref.uid.partition(':')[0], job.ref.address['directory'], flush=True)\n"
+        "    job = await LocalJob.start(LocalPlan('ranks', 2), payload, options={})\n"
+        "    print(job.pid, job.directory, flush=True)\n"
         "    await asyncio.sleep(600)\n"
         "asyncio.run(go())\n"
     )
@@ -401,15 +408,15 @@ def _group(group: int) -> list[int]:
     return found
 
 
-def test_a_leftover_of_an_earlier_try_is_removed_once_and_never_a_namesake() -> None:
-    """The start time tells the job from a later process with its pid."""
-    with subprocess.Popen(["sleep", "600"], start_new_session=True) as other:
-        address = {"host": socket.gethostname(), "directory": "/nonexistent"}
-        ref = local.JobRef(local.SYSTEM, "t", f"{other.pid}:1", address)
-        assert local.remove(ref)
-        assert other.poll() is None
-        mine = local.JobRef(local.SYSTEM, "t", f"{other.pid}:{local.process.start_time(other.pid)}", address)
-        assert local.remove(mine)
-        assert other.wait(5) == -signal.SIGKILL
-    elsewhere = local.JobRef(local.SYSTEM, "t", "1:1", {"host": "another", "directory": "/nonexistent"})
-    assert not local.remove(elsewhere)
+async def test_a_leftover_is_ended_but_never_another_process_with_its_pid() -> None:
+    """The start time tells the job from a later process, and jobs of other machines are not touched."""
+    jobs = LocalJobs()
+    other = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
+    address = {"host": socket.gethostname(), "directory": "/nonexistent"}
+    assert await jobs.cancel(JobRef(NAME, "t", f"{other.pid}:1", address), confirm_for=1)
+    assert process.start_time(other.pid) is not None
+    mine = JobRef(NAME, "t", f"{other.pid}:{process.start_time(other.pid)}", address)
+    assert await jobs.cancel(mine, confirm_for=1)
+    assert await asyncio.wait_for(other.wait(), 5) == -signal.SIGKILL
+    elsewhere = JobRef(NAME, "t", "1:1", {"host": "another", "directory": "/nonexistent"})
+    assert not await jobs.cancel(elsewhere, confirm_for=1)

@@ -1,4 +1,4 @@
-"""A rank that the kernel kills because memory ran out, in a control group with little of it."""
+"""The kernel kills a rank because memory ran out, in a control group with little of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def devour():
     time.sleep(20)
 
 async def go():
-    job = await LocalJob.start(LocalPlan("ranks", 2), packing.pack(devour, [], {}), name="t", options={})
+    job = await LocalJob.start(LocalPlan("ranks", 2), packing.pack(devour, [], {}), options={})
     async for _ in job.lines():
         pass
     _, found = await job.outcomes()
@@ -65,7 +65,7 @@ def group() -> Iterator[Path]:
 
 
 def test_the_kernels_oom_killer_is_named(group: Path) -> None:
-    """The kernel's own count tells it from any other SIGKILL."""
+    """The kernel's own count tells it from any other SIGKILL, so that the advice can be about memory."""
 
     def join() -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))

@@ -1,4 +1,4 @@
-"""PyTorchJob: what it takes, and what becomes of it on local ranks."""
+"""These tests check what a PyTorchJob takes, and what becomes of it on local ranks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.systems.pytorchjob.config import PyTorchJob
-from airflow_distrib.systems.pytorchjob.render import local_plan
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.systems.kubernetes.resources import Replica, Resources, RunPolicy
+from airflow_distrib.systems.pytorchjob.config import PyTorchJob
+from airflow_distrib.systems.pytorchjob.render import local
 
 WORKERS = Replica(replicas=3)
 
@@ -28,25 +30,25 @@ WORKERS = Replica(replicas=3)
     ],
 )
 def test_what_cannot_work_is_refused_where_it_is_written(fields: dict[str, Any], message: str) -> None:
-    """Naming the field and what it takes."""
+    """The error names the field and what it takes when the DAG file is parsed."""
     with pytest.raises(ConfigError, match=f"^{message}"):
         PyTorchJob(**fields)
 
 
 def test_the_master_is_one_rank_and_each_worker_another() -> None:
-    """Zero workers leave the master alone."""
+    """Users can count their ranks, and zero workers are a job of the master alone."""
     assert PyTorchJob(worker=WORKERS).world_size == 4
     assert PyTorchJob(worker={"replicas": 0}).world_size == 1
 
 
 def test_num_workers_is_accepted_with_a_warning() -> None:
-    """Flyte's name of old."""
+    """DAGs that come from Flyte keep working, and their authors learn the new name."""
     with pytest.warns(DeprecationWarning, match=r"num_workers is deprecated; use worker=Replica"):
         assert PyTorchJob(num_workers=3, worker=Replica(image="x")) == PyTorchJob(worker=Replica(replicas=3, image="x"))
 
 
 def test_increase_shared_mem_is_accepted_with_a_warning() -> None:
-    """And no warning without it."""
+    """DAGs that come from Flyte keep working, and nobody else sees a warning."""
     with pytest.warns(DeprecationWarning, match="increase_shared_mem is deprecated; use shared_memory=True"):
         assert PyTorchJob(worker=WORKERS, increase_shared_mem=True) == PyTorchJob(worker=WORKERS, shared_memory=True)
 
@@ -56,13 +58,13 @@ def test_increase_shared_mem_is_accepted_with_a_warning() -> None:
     [{"num_workers": 3, "worker": WORKERS}, {"worker": WORKERS, "increase_shared_mem": True, "shared_memory": "1Gi"}],
 )
 def test_an_old_and_a_new_name_together_are_refused(fields: dict[str, Any]) -> None:
-    """Which one would count?"""
+    """No reader could tell which of the two counts."""
     with pytest.warns(DeprecationWarning), pytest.raises(ConfigError, match="give one of them"):
         PyTorchJob(**fields)
 
 
 def test_what_only_a_cluster_can_honour_is_listed() -> None:
-    """Nothing is ignored without a word."""
+    """Local ranks ignore no option without a line in the log."""
     config = PyTorchJob(
         image="x",
         master=Replica(restart_policy="Never"),
@@ -71,6 +73,6 @@ def test_what_only_a_cluster_can_honour_is_listed() -> None:
         shared_memory=True,
         env={"A": "1"},
     )
-    plan = local_plan(config, "id")
+    plan = local(config, JobRequest(identity=JobIdentity("dag", "run", "train", -1, 1)))
     assert plan.not_applied == ("image", "run_policy", "shared_memory", "master.restart_policy", "worker.limits")
     assert (plan.processes, dict(plan.env)) == (2, {"A": "1"})

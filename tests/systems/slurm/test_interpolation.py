@@ -1,4 +1,4 @@
-"""Values in shell scripts: run by a real bash, whatever they hold."""
+"""Values of inputs reach shell scripts unchanged; a real bash runs every script here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_distrib.systems.slurm.interpolation import assignments, interpolated, text_of
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.slurm.interpolation import assignments, interpolated, text_of
 
 NASTY = "a b $(touch was-here) `touch was-here` \"q\" 's' \\ \n{x} ${HOME} * ;&|<>! #"
 
 # Scripts that print the value once, one for each way to quote.
-PLACES = [
+QUOTINGS = [
     "printf %s {inputs.a}",
     'printf %s "{inputs.a}"',
     "printf %s '{inputs.a}'",
@@ -42,7 +42,7 @@ PLACES = [
 
 
 def bash(script: str, value: str, folder: Path) -> str:
-    """What a script prints with a value."""
+    """Return what a script prints with a value."""
     values = {"inputs": {"a": value}}
     whole = "\n".join([*assignments(values), interpolated(script, values)])
     done = subprocess.run(["bash"], input=whole.encode(), cwd=folder, capture_output=True, check=False)
@@ -50,9 +50,9 @@ def bash(script: str, value: str, folder: Path) -> str:
     return done.stdout.decode()
 
 
-@pytest.mark.parametrize("script", PLACES)
+@pytest.mark.parametrize("script", QUOTINGS)
 def test_a_value_arrives_as_it_is(script: str, tmp_path: Path) -> None:
-    """Neither split nor expanded nor run, however its place is quoted."""
+    """However a script quotes a placeholder, its value is neither split nor expanded nor run."""
     assert bash(script, NASTY, tmp_path) == NASTY
     assert list(tmp_path.iterdir()) == []
 
@@ -60,21 +60,20 @@ def test_a_value_arrives_as_it_is(script: str, tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(value=st.text(st.characters(blacklist_characters="\0\r", blacklist_categories=["Cs"]), max_size=40))
 def test_any_text_arrives_as_it_is(value: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All places in one script."""
-    script = "\n".join(f"{place}\nprintf '\\001'" for place in PLACES[:6])
-    expected = "".join(
-        f"{value}\1" if number != 4 and number != 5 else f"{value.rstrip(chr(10))}\1" for number in range(6)
-    )
+    """No text that a user or an upstream task passes can break out of its quotes."""
+    script = "\n".join(f"{quoting}\nprintf '\\001'" for quoting in QUOTINGS[:6])
+    # Command substitution, in the last two, drops line ends at the end.
+    expected = "".join(f"{value if number < 4 else value.rstrip(chr(10))}\1" for number in range(6))
     assert bash(script, value, tmp_path_factory.getbasetemp()) == expected
 
 
 def test_a_here_document_takes_values_too(tmp_path: Path) -> None:
-    """With the shell's own expansions around them."""
+    """A here-document can mix placeholders with the shell's own expansions."""
     assert bash('cat <<E\n"{inputs.a}" it\'s $((1+1))\nE', NASTY, tmp_path) == f'"{NASTY}" it\'s 2\n'
 
 
 def test_everything_else_stays_as_it_is() -> None:
-    """All braces but ours are the shell's."""
+    """Users can write any shell, because all braces except our placeholders belong to it."""
     script = "xs=(1 2); echo ${#xs[@]} {1..3} {a,b} ${x:-{}} $(f) '{inputs}' {inputs.} {input.a} {{inputs.b}\n"
     with pytest.raises(ConfigError, match=r"line 1 says \{inputs.b\}, but inputs has a"):
         interpolated(script, {"inputs": {"a": "1"}})
@@ -128,7 +127,7 @@ def test_everything_else_stays_as_it_is() -> None:
     ],
 )
 def test_where_the_shell_evaluates_a_text_it_is_refused(script: str, why: str) -> None:
-    """A number may stand in most of these places."""
+    """A value never runs as code, while a number, which is harmless there, is accepted in most of these positions."""
     with pytest.raises(ConfigError) as refused:
         interpolated(script, {"inputs": {"a": "x[$(id)]"}})
     assert why in str(refused.value)
@@ -148,12 +147,12 @@ def test_where_the_shell_evaluates_a_text_it_is_refused(script: str, why: str) -
     ],
 )
 def test_values_have_one_text(value: object, text: str) -> None:
-    """Lists and mappings are JSON."""
+    """A script can parse lists and mappings, because they arrive as JSON."""
     assert text_of("inputs.x", value) == text
 
 
 @pytest.mark.parametrize("value", [None, object(), "a\0b", {1, 2}])
 def test_what_a_shell_cannot_hold_is_refused(value: object) -> None:
-    """With the input's name."""
+    """The error names the input whose value no shell variable can hold."""
     with pytest.raises(ConfigError, match=r"^inputs\.x: "):
         text_of("inputs.x", value)

@@ -1,4 +1,4 @@
-"""Options of sbatch: what is taken, what is refused, and what comes of it."""
+"""Configs of Slurm jobs are checked early and become options of sbatch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.systems.slurm import options
-from airflow_distrib.systems.slurm.config import Sbatch, Slurm, elements
-from airflow_distrib.systems.slurm.outputs import SlurmOutput
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.systems.slurm import options
+from airflow_distrib.systems.slurm.config import Sbatch, Slurm, elements
+from airflow_distrib.systems.slurm.outputs import SlurmOutput
 
 IDENTITY = JobIdentity("dag", "run", "task", 3, 2, "scope")
 
@@ -55,14 +55,14 @@ IDENTITY = JobIdentity("dag", "run", "task", 3, 2, "scope")
     ],
 )
 def test_what_cannot_work_is_refused_where_it_is_written(kind: type[Config], fields: dict[str, Any], text: str) -> None:
-    """With the field and the fix."""
+    """The error names the field and its correction."""
     with pytest.raises(ConfigError) as refused:
         kind(**fields)
     assert text in str(refused.value)
 
 
 def test_options_become_words_of_sbatch() -> None:
-    """Lists get commas, flags no value, and None and False nothing."""
+    """Values get the form that sbatch expects: commas in lists, no value for flags, nothing for None and False."""
     config = Sbatch(
         nodes="2-4",
         gres=["gpu:2", "tmp:10G"],
@@ -79,15 +79,15 @@ def test_options_become_words_of_sbatch() -> None:
 
 
 def test_components_follow_a_colon_with_options_of_their_own() -> None:
-    """What is the job's comes first."""
+    """The options of the job as a whole come before those of any component, where sbatch expects them."""
     config = Sbatch(ntasks=1, components=[{"ntasks": 2, "mem": "1G"}, {"nodes": 3}])
     assert options.words(config, {"comment": "c"}) == [
         *("--comment=c", "--ntasks=1", ":", "--ntasks=2", "--mem=1G", ":", "--nodes=3"),
     ]
 
 
-def test_names_and_comments_say_whose_job_it_is() -> None:
-    """And a name of the user's own stays one that no other try has."""
+def test_names_and_comments_identify_the_task_of_a_job() -> None:
+    """Jobs can be found again by a name that no other try has, and people see in squeue whose job it is."""
     assert options.job_name(Sbatch(), IDENTITY) == IDENTITY.name(63)
     assert options.job_name(Sbatch(job_name="x" * 90), IDENTITY) == "x" * 52 + f"-{IDENTITY.digest}"
     comment = options.comment(Sbatch(comment="mine | yours"), IDENTITY)
@@ -101,7 +101,7 @@ def test_names_and_comments_say_whose_job_it_is() -> None:
     [("0-3", [0, 1, 2, 3]), ("1,5-9:2%4", [1, 5, 7, 9]), ("7", [7]), ("3,1,1", [1, 3])],
 )
 def test_an_arrays_indexes_are_known(array: str, indexes: list[int]) -> None:
-    """In order, each once."""
+    """The task knows which elements to expect, sorted and without duplicates."""
     assert elements(array) == indexes
 
 
@@ -116,12 +116,12 @@ def test_an_arrays_indexes_are_known(array: str, indexes: list[int]) -> None:
     ],
 )
 def test_the_world_size_follows_from_the_options(fields: dict[str, Any], tasks: int | None) -> None:
-    """Where only Slurm knows it, it is unknown."""
+    """The number of ranks is known wherever the options determine it, and unknown where only Slurm decides."""
     assert Slurm(**fields).tasks == tasks
 
 
 def test_scripts_are_no_templates() -> None:
-    """Their double braces are the shell's."""
+    """Double braces in a script reach the shell, while all other fields are still templated."""
     config = Slurm(script="echo ${#x} {{ ds }} {task.fn}", partition="{{ params.p }}")
     assert config.templates() == ["partition"]
     assert config.mapped(lambda value: None if value == "{{ params.p }}" else value).script == config.script
@@ -138,14 +138,14 @@ def test_scripts_are_no_templates() -> None:
     ],
 )
 def test_what_only_looks_right_is_refused(fields: dict[str, Any], text: str) -> None:
-    """It would fail on the cluster."""
+    """Values that would only fail on the cluster are refused when the DAG file is parsed."""
     with pytest.raises(ConfigError) as refused:
         Slurm(**fields)
     assert text in str(refused.value)
 
 
 def test_words_may_be_given_as_one_text() -> None:
-    """As on a command line; a template inside a list waits for its value."""
+    """Users can copy options from a command line, and a template inside a list still waits for its value."""
     config = Slurm(
         srun_options="--mpi=pmix --label", modules=["python/{{ params.v }}"], components=[{"ntasks": "{{ n }}"}]
     )

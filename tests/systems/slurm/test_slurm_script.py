@@ -1,4 +1,4 @@
-"""Batch scripts: run by a real bash, with srun, module, conda and apptainer played by small scripts."""
+"""Batch scripts run in a real bash here, with small scripts that play srun, module, conda and apptainer."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.slurm import plan as plans
-from airflow_distrib.systems.slurm.config import Sbatch, Slurm
-from airflow_distrib.systems.slurm.plan import Plan, Request, Submission
-from airflow_distrib.systems.slurm.script import with_prelude
 from airflow_distrib.core import packing
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import report
+from airflow_distrib.systems.elastic import slurm as elastic
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.slurm import shell, submission
+from airflow_distrib.systems.slurm.config import Sbatch, Slurm
+from airflow_distrib.systems.slurm.script import with_prelude
+from airflow_distrib.systems.slurm.submission import SbatchCall, SlurmSubmission
 
 IDENTITY = JobIdentity("dag", "run", "task", -1, 1, "scope")
 
 
 class Node:
-    """A compute node: a folder with commands, and what they were called with."""
+    """A compute node, which is a folder with commands that note how they are called."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,16 +40,17 @@ class Node:
         self.command("srun", skip)
 
     def command(self, name: str, text: str) -> None:
-        """Put a command in the search path; it notes its words."""
+        """Put a command into the search path; it notes its words."""
         path = self.bin / name
         path.write_text(f'#!/bin/bash\nprintf "%s\\n" "{name} $*" >>{self.folder}/calls\n{text}\n')
         path.chmod(0o755)
 
-    def run(self, plan: Plan, payload: bytes | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, job: SlurmSubmission, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a job's script as Slurm would."""
-        submission = plan.build(str(self.job))
-        for name, content in {**submission.files, **({"payload": payload} if payload else {})}.items():
+        for name, content in job.call(str(self.job)).files.items():
             (self.job / name).write_bytes(content)
+        if job.payload is not None:
+            (self.job / submission.PAYLOAD).write_bytes(job.payload)
         variables = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_PROCID": "0", **environment}
         return subprocess.run(
             ["bash", self.job / "job.sh"],
@@ -59,12 +62,12 @@ class Node:
 
     @property
     def calls(self) -> list[str]:
-        """Commands with their words."""
+        """All commands that were called, with their words."""
         path = self.folder / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
     def value(self, ranks: str = "ranks") -> Any:
-        """What rank 0 returned."""
+        """The value that rank 0 returned."""
         (folder,) = (self.job / ranks).iterdir()
         (outcome,) = report.collect(str(folder))
         return json.loads(outcome.result or "null")
@@ -72,30 +75,31 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    """A node."""
+    """A fresh compute node."""
     return Node(tmp_path)
 
 
-def tell() -> dict[str, str | None]:
-    """What a rank sees."""
+def look_around() -> dict[str, str | None]:
+    """Return what a rank sees of its environment."""
     import os
 
     names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "FROM_DAG", "FROM_SETUP", "SRUN_CPUS_PER_TASK")
     return {name: os.environ.get(name) for name in names}
 
 
-PAYLOAD = packing.pack(tell, [], {}, [Path(__file__).parent])
+PAYLOAD = packing.pack(look_around, [], {}, [Path(__file__).parent])
 
 
-def function(config: Slurm, python: str = sys.executable, **fields: Any) -> Plan:
-    """A function's plan."""
-    return plans.of_function(config, Request(IDENTITY, {"grace_seconds": 1.0}, python, payload=PAYLOAD, **fields))
+def function(config: Slurm, python: str = sys.executable) -> SlurmSubmission:
+    """The submission of a function."""
+    request = JobRequest(identity=IDENTITY, python=python, grace_seconds=1.0, payload=PAYLOAD)
+    return submission.of_function(config, request)
 
 
 def test_a_rank_finds_the_first_node_and_its_environment(node: Node) -> None:
-    """The address is the one by which Slurm itself reaches the node."""
+    """Ranks can connect to the first node, by the address that Slurm itself uses, and find their variables."""
     config = Slurm(ntasks=2, env={"FROM_DAG": "a $b"}, setup=["export FROM_SETUP=${#FROM_DAG}"])
-    done = node.run(function(config), PAYLOAD, SLURM_CPUS_PER_TASK="3")
+    done = node.run(function(config), SLURM_CPUS_PER_TASK="3")
     assert done.returncode == 0, done.stderr
     assert node.value() == {
         "RANK": "0",
@@ -111,30 +115,30 @@ def test_a_rank_finds_the_first_node_and_its_environment(node: Node) -> None:
 
 
 def test_one_task_needs_no_srun(node: Node) -> None:
-    """Unless it is asked for."""
-    assert node.run(function(Slurm(master_port=1234)), PAYLOAD).returncode == 0
+    """A single rank starts without a job step, unless the user asks for one."""
+    assert node.run(function(Slurm(master_port=1234))).returncode == 0
     assert (node.value()["WORLD_SIZE"], node.value()["MASTER_PORT"]) == ("1", "1234")
     assert not any(call.startswith("srun") for call in node.calls)
-    assert function(Slurm(srun=True)).build("/f").files["ranks.sh"].count(b"srun --kill") == 1
+    assert function(Slurm(srun=True)).call("/f").files["ranks.sh"].count(b"srun --kill") == 1
 
 
 def test_elements_of_an_array_leave_their_results_apart(node: Node) -> None:
-    """And one that Slurm starts again begins anew."""
+    """Every element keeps its own result, and one that Slurm starts again begins with an empty folder."""
     for element in ("3", "4", "3"):
-        assert node.run(function(Slurm(array="3-4")), PAYLOAD, SLURM_ARRAY_TASK_ID=element).returncode == 0
+        assert node.run(function(Slurm(array="3-4")), SLURM_ARRAY_TASK_ID=element).returncode == 0
     assert node.value("ranks.3") == node.value("ranks.4")
     assert (node.job / "exit.3").read_text() == "0\n"
 
 
 def test_a_script_of_the_users_own_stays_what_it_is(node: Node) -> None:
-    """Its mode, its braces, its exit status; our lines come after its #SBATCH lines."""
+    """Users can wrap the ranks in their own script, whose mode, braces, #SBATCH lines and exit status still count."""
     script = "#!/bin/bash\n#SBATCH --nice=3\n\nxs=(1 2)\nfalse\necho ${#xs[@]} {a..c}\n{task.fn}\nexit 7\n"
-    plan = function(Slurm(script=script))
+    wrapped = function(Slurm(script=script))
     timed = function(Slurm(script="#!/bin/bash -e\nif ! X=1 timeout 60 {task.fn}; then exit 5; fi\nfalse\n"))
-    assert node.run(timed, PAYLOAD).returncode == 1
-    lines = plan.build(str(node.job)).files["job.sh"].decode().splitlines()
+    assert node.run(timed).returncode == 1
+    lines = wrapped.call(str(node.job)).files["job.sh"].decode().splitlines()
     assert lines[1] == "#SBATCH --nice=3"
-    done = node.run(plan, PAYLOAD)
+    done = node.run(wrapped)
     assert (done.returncode, done.stdout.splitlines()[0]) == (7, "2 a b c")
     assert (node.job / "exit").read_text() == "7\n"
 
@@ -158,12 +162,12 @@ def test_a_script_of_the_users_own_stays_what_it_is(node: Node) -> None:
 def test_python_comes_from_where_the_config_says(
     node: Node, config: Slurm, commands: dict[str, str], expected: str
 ) -> None:
-    """Conda environments, and images of Apptainer and of Pyxis."""
+    """Ranks run in the conda environment, or the image of Apptainer or Pyxis, that the config names."""
     (node.folder / "conda/etc/profile.d").mkdir(parents=True)
     (node.folder / "conda/etc/profile.d/conda.sh").write_text('conda() { echo "conda $*" >&2; }\n')
     for name, text in commands.items():
         node.command(name, text.replace("{folder}", str(node.folder)))
-    done = node.run(function(config), PAYLOAD)
+    done = node.run(function(config))
     assert done.returncode == 0, done.stderr
     assert node.value()["RANK"] == "0"
     assert any(call.startswith(expected.replace("{job}", str(node.job))) for call in node.calls)
@@ -171,53 +175,58 @@ def test_python_comes_from_where_the_config_says(
 
 
 def test_modules_and_virtual_environments_are_activated(node: Node) -> None:
-    """What cannot be ends the script before any rank."""
+    """Ranks find the libraries that the config names, and the job fails before any rank starts if they are missing."""
     (node.folder / "venv/bin").mkdir(parents=True)
     (node.folder / "venv/bin/activate").write_text("export FROM_SETUP=venv\n")
     profile = 'module() { echo "module $*"; }; export -f module\n'
     (node.folder / "profile").write_text(profile)
     config = Slurm(modules=["python/3", "cuda"], venv="~/venv")
-    done = node.run(function(config), PAYLOAD, BASH_ENV=str(node.folder / "profile"))
+    done = node.run(function(config), BASH_ENV=str(node.folder / "profile"))
     assert done.stdout.splitlines()[:2] == ["module load python/3", "module load cuda"]
     assert node.value()["FROM_SETUP"] == "venv"
-    done = node.run(function(Slurm(venv="/nowhere")), PAYLOAD)
+    done = node.run(function(Slurm(venv="/nowhere")))
     assert done.returncode != 0
     assert "/nowhere/bin/activate" in done.stderr
     assert (node.job / "exit").read_text() == f"{done.returncode}\n"
 
 
 def test_a_python_that_is_not_there_is_named(node: Node) -> None:
-    """With what to set."""
-    done = node.run(function(Slurm(), python="python9 $(id)"), PAYLOAD)
+    """The output names the missing interpreter and the arguments that would help."""
+    done = node.run(function(Slurm(), python="python9 $(id)"))
     assert done.returncode == 127
     assert "there is no Python 'python9 $(id)' on node" in done.stderr
     assert "set python=, modules=, venv= or conda_env=" in done.stderr
 
 
+def of_agents(config: Elastic, options: Slurm) -> SlurmSubmission:
+    """The submission of a function under torch's elastic agents."""
+    return elastic.slurm(config, JobRequest(identity=IDENTITY, payload=b"", arguments={"slurm": options}))
+
+
 def test_elastic_agents_are_one_task_on_each_node() -> None:
-    """The rendezvous is left to the first node, which the job itself finds."""
-    request = Request(IDENTITY, payload=b"")
-    plan = plans.of_function(Slurm(partition="p"), request, elastic=Elastic(nnodes="1:3", nproc_per_node=2))
-    submission = plan.build("/folder")
-    assert "--nodes=1-3" in submission.words
-    assert "--ntasks-per-node=1" in submission.words
-    spec = json.loads(submission.files["spec.json"])
+    """One agent starts on each node, and they meet on the first one, which only the job itself can know."""
+    call = of_agents(Elastic(nnodes="1:3", nproc_per_node=2), Slurm(partition="p")).call("/folder")
+    assert "--nodes=1-3" in call.words
+    assert "--ntasks-per-node=1" in call.words
+    spec = json.loads(call.files["spec.json"])
     assert (spec["mode"], spec["elastic"]["rdzv_endpoint"], spec["elastic"]["max_nodes"]) == ("elastic", "", 3)
-    assert "TORCH_NCCL_ENABLE_MONITORING=1" in submission.files["job.sh"].decode()
+    assert "TORCH_NCCL_ENABLE_MONITORING=1" in call.files["job.sh"].decode()
     for other in (Slurm(nodes=2), Slurm(array="0-1")):
         with pytest.raises(ConfigError, match=r"slurm\..*: follows from nnodes"):
-            plans.of_function(other, request, elastic=Elastic(nnodes=2))
+            of_agents(Elastic(nnodes=2), other)
 
 
-def of_text(text: str, **config: Any) -> Submission:
-    """A shell script's submission."""
-    return plans.of_text(Sbatch(**config), Request(IDENTITY), text, lambda folder: ["X=1"]).build("/folder")
+def of_text(text: str, deadline_seconds: int | None = None, **config: Any) -> SbatchCall:
+    """How sbatch is called for a shell script with an input."""
+    arguments = {"script": text, "inputs": {"x": 1}}
+    request = JobRequest(identity=IDENTITY, deadline_seconds=deadline_seconds, arguments=arguments)
+    return shell.of_shell(Sbatch(**config), request).call("/folder")
 
 
 def test_only_shells_get_lines_put_before_them() -> None:
-    """Other scripts get their environment through sbatch."""
+    """Scripts in other languages stay as they are, and get their environment through sbatch."""
     for first in ("#!/bin/bash -e", "#!/bin/sh", "#!/usr/bin/env bash", "#!/usr/bin/env -S bash -eu", "#! /bin/zsh"):
-        assert "X=1" in of_text(f"{first}\necho").files["job.sh"].decode().splitlines()
+        assert "AIRFLOW_INPUTS_x=1" in of_text(f"{first}\necho").files["job.sh"].decode().splitlines()
     assert of_text("echo").files["job.sh"].startswith(b"#!/bin/bash\n")
     python = of_text("#!/usr/bin/env python3\nprint()\n", env={"A": "b"})
     assert python.files["job.sh"] == b"#!/usr/bin/env python3\nprint()\n"
@@ -225,8 +234,8 @@ def test_only_shells_get_lines_put_before_them() -> None:
     assert "--export=ALL" in python.words
 
 
-def test_output_goes_where_it_is_wanted() -> None:
-    """In the private folder, by element; or where the user says."""
+def test_output_goes_to_the_private_folder_or_where_the_user_wants_it() -> None:
+    """Elements do not overwrite each other's output, and a file of the user's choice wins."""
     assert (of_text("x").stdout, of_text("x", array="0-1").stderr) == ("/folder/stdout", "/folder/stderr.%a")
     mine = of_text("x", output="logs/%j.out")
     assert (mine.stdout, mine.stderr) == ("", "/folder/stderr")
@@ -234,31 +243,51 @@ def test_output_goes_where_it_is_wanted() -> None:
     assert not any(word.startswith("--open-mode") for word in mine.words)
 
 
+@pytest.mark.parametrize(
+    ("asked", "parts", "named"),
+    [(None, ("1",), False), ([], ("1",), False), ("all", ("1", "3", "5"), True), ([5, 3], ("3", "5"), True)],
+)
+def test_the_log_shows_the_chosen_elements_of_an_array(
+    asked: list[int] | str | None, parts: tuple[str, ...], named: bool
+) -> None:
+    """An array of many elements does not flood the task log, and lines of several elements can be distinguished."""
+    request = JobRequest(identity=IDENTITY, payload=b"", arguments={"log_elements": asked})
+    made = submission.of_function(Slurm(array="1-5:2"), request)
+    assert (made.log_parts, made.named) == (parts, named)
+
+
+@pytest.mark.parametrize(("array", "text"), [(None, "is for job arrays"), ("1-5:2", "'1-5:2' has no element 2")])
+def test_elements_that_a_job_does_not_have_are_refused(array: str | None, text: str) -> None:
+    """A mistake in log_elements appears when the DAG file is parsed, instead of as an empty log."""
+    request = JobRequest(identity=IDENTITY, payload=b"", arguments={"log_elements": [1, 2]})
+    with pytest.raises(ConfigError, match=f"log_elements: .*{text}"):
+        submission.of_function(Slurm(array=array), request)
+
+
 def test_slurm_ends_the_job_where_airflow_would() -> None:
-    """In minutes, rounded up; a time of the user's own stays."""
-    request = Request(IDENTITY, deadline_seconds=90)
+    """A job ends even if Airflow is gone, after whole minutes, unless the user sets a time."""
+    request = JobRequest(identity=IDENTITY, deadline_seconds=90, arguments={"script_path": "/x"})
     for config, expected in ((Sbatch(), "--time=2"), (Sbatch(time=60), "--time=60")):
-        words = plans.of_script(config, request, "/x", []).build("/f").words
+        words = submission.of_script(config, request).call("/f").words
         assert [word for word in words if word.startswith("--time")] == [expected]
 
 
 def test_windows_line_ends_do_no_harm() -> None:
-    """Bash would take them for part of the words."""
+    """Scripts from a Windows editor run, although bash would read a carriage return as part of a word."""
     assert with_prelude("#!/bin/bash\r\necho a\r\n", ["b"]) == "#!/bin/bash\nb\necho a\n"
 
 
 def test_a_script_may_be_indented_as_its_dag_file_is() -> None:
-    """Its first line may follow the quotes; what it says of its time counts."""
+    """A script can be indented like the code around it, and its own #SBATCH time still counts."""
     text = "\n    #!/bin/bash\n    #SBATCH --time=30\n    echo hi\n"
-    request = Request(IDENTITY, deadline_seconds=90)
-    made = plans.of_text(Sbatch(), request, text, lambda _: []).build("/f")
+    made = of_text(text, deadline_seconds=90)
     assert made.files["job.sh"].decode().splitlines()[:2] == ["#!/bin/bash", "#SBATCH --time=30"]
     assert not any(word.startswith("--time") for word in made.words)
     assert of_text("\n#!/usr/bin/env python3\nprint()\n").files["job.sh"].startswith(b"#!/usr/bin/env python3\n")
 
 
 def test_the_users_home_is_expanded_by_the_shell() -> None:
-    """sbatch itself takes it for a folder of that name."""
+    """Users can write ~/, which sbatch itself would take for a folder of that name."""
     words = of_text("x", chdir="~/my work", output="~/%j.out").shell_words()
     assert "--chdir=\"$HOME\"/'my work'" in words
     assert '--output="$HOME"/%j.out' in words

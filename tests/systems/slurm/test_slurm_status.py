@@ -1,13 +1,13 @@
-"""What Slurm prints, as it was recorded (22.05) or as its manuals show it, and what it means."""
+"""What Slurm's commands print, recorded (22.05) or taken from their manuals, is read into the state of jobs."""
 
 from __future__ import annotations
 
 import pytest
 
-from airflow_distrib.systems.slurm import status
-from airflow_distrib.systems.slurm.status import Part, aggregated, from_sacct, from_scontrol, from_squeue
 from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.core.status import JobState, Retry
+from airflow_distrib.systems.slurm import status
+from airflow_distrib.systems.slurm.status import Part, aggregated, from_sacct, from_scontrol, from_squeue
 
 SQUEUE = """\
 CLUSTER: lab
@@ -39,8 +39,8 @@ SCONTROL = (
 )
 
 
-def test_the_queue_is_read_by_job_and_part() -> None:
-    """Elements, components, and names that hold the separator."""
+def test_squeue_is_read_by_job_and_part() -> None:
+    """Elements and components are found under their job, even when names contain the separator."""
     found = from_squeue(SQUEUE)
     assert set(found) == {"3", "1", "9", "21"}
     assert [part.index for part in found["3"].values()] == ["0", "[4-9%2]"]
@@ -48,8 +48,8 @@ def test_the_queue_is_read_by_job_and_part() -> None:
     assert [part.component for part in found["9"].values()] == ["0", "1"]
 
 
-def test_the_accounting_tells_exit_status_and_who_cancelled() -> None:
-    """States may be cut, or followed by a user."""
+def test_sacct_reports_the_exit_status_and_who_cancelled_the_job() -> None:
+    """A failure can be explained, although sacct cuts states short or appends a user to them."""
     found = from_sacct(SACCT)
     assert (found["1"]["+"].exit_code, found["1"]["+"].nodes) == (3, "n1")
     assert (found["8"]["+"].state, found["8"]["+"].by) == ("CANCELLED", "1001")
@@ -57,8 +57,8 @@ def test_the_accounting_tells_exit_status_and_who_cancelled() -> None:
     assert found["23"]["+"].state == "CANCELLED"
 
 
-def test_the_controller_tells_the_rest() -> None:
-    """Values may hold blanks; elements and components belong to their first job."""
+def test_scontrol_is_read_though_its_values_hold_blanks_and_line_ends() -> None:
+    """A user's names and arguments cannot hide a job's state or output files, and its parts are found under one id."""
     found = from_scontrol(SCONTROL)
     assert (found["1"]["+"].exit_code, found["1"]["+"].name) == (3, "wrap it")
     assert {part.index: part.state for part in found["12"].values()} == {"0": "RUNNING", "[1-3%1]": "PENDING"}
@@ -88,13 +88,13 @@ def test_the_controller_tells_the_rest() -> None:
     ],
 )
 def test_a_job_is_over_when_all_its_parts_are(states: list[str], whole: JobState) -> None:
-    """A state that this version does not know is waited for."""
+    """A job array is only fetched once no element can change, and a state of a newer Slurm never ends the wait."""
     assert aggregated(Part("1", str(n), state=state) for n, state in enumerate(states)).state is whole
 
 
 @pytest.mark.parametrize("state", [each for each, found in status.STATES.items() if found is JobState.FAILED])
-def test_every_failure_has_a_name_and_an_advice(state: str) -> None:
-    """And says what Slurm said."""
+def test_every_failed_state_becomes_a_problem_with_advice(state: str) -> None:
+    """The error shows the user everything that Slurm reports of the failed part, and what to do next."""
     part = Part("7", "2", state=state, exit_code=-9, nodes="n1", by="1001", reason="Why")
     problem = status.problem_of([part, Part("7", "3", state="COMPLETED")], ["the end"])
     assert problem.advice
@@ -110,8 +110,8 @@ def test_every_failure_has_a_name_and_an_advice(state: str) -> None:
         "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0. Some of the step tasks have been OOM Killed.",
     ],
 )
-def test_memory_that_ran_out_is_seen_in_the_output_too(line: str) -> None:
-    """Without control groups Slurm only says FAILED."""
+def test_a_lack_of_memory_is_recognized_in_the_output_too(line: str) -> None:
+    """Users learn of the cause on clusters without control groups too, where Slurm only reports FAILED."""
     assert status.problem_of([Part("1", state="FAILED")], [line]).reason == "OutOfMemory"
     assert status.problem_of([Part("1", state="FAILED")], ["something else"]).reason == "JobFailed"
 
@@ -128,8 +128,8 @@ def test_memory_that_ran_out_is_seen_in_the_output_too(line: str) -> None:
         ("QOSMaxJobsPerUserLimit", None),
     ],
 )
-def test_reasons_that_never_pass_are_known(reason: str, retry: Retry | None) -> None:
-    """All others are waited for."""
+def test_only_reasons_that_never_pass_make_a_job_stuck(reason: str, retry: Retry | None) -> None:
+    """Jobs that can never start are given up, while those that merely queue are waited for."""
     found = status.stuck([Part("1", state="PENDING", reason=reason)])
     assert (found[0].retry if found else None) is retry
     assert status.stuck([Part("1", state="RUNNING", reason=reason)]) is None
@@ -139,7 +139,7 @@ def test_reasons_that_never_pass_are_known(reason: str, retry: Retry | None) -> 
     ("text", "expected"), [("12\n", ("12", "")), ("12;north\n", ("12", "north")), ("warning: x\n7", ("7", ""))]
 )
 def test_the_answer_of_sbatch_is_read(text: str, expected: tuple[str, str]) -> None:
-    """With the cluster of a federation."""
+    """The job's id is found, with its cluster in a federation, and anything else is refused."""
     assert status.submitted(text) == expected
     with pytest.raises(ClusterError, match="no job id"):
         status.submitted("Submitted batch job 12 on cluster x")
