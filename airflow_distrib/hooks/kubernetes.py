@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import BaseHook
+from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_distrib.core.errors import ClusterError, ConfigError, DistribError
+from airflow_distrib.hooks.fields import flag
 from airflow_distrib.systems.kubernetes.client import KubernetesClient, KubernetesSettings
 from airflow_distrib.systems.kubernetes.registry import kinds, rights
 
@@ -124,39 +125,30 @@ async def _allowed(client: KubernetesClient, verb: str, group: str, resource: st
     return bool(answer["status"]["allowed"])
 
 
-def settings_of(connection: Any) -> KubernetesSettings:
+def settings_of(connection: Connection) -> KubernetesSettings:
     """Settings from a connection's extra.
 
     Raises:
         ConfigError: a field holds something that cannot work.
     """
     extra = connection.extra_dejson
-    values = {name: extra.get(name, extra.get(f"extra__kubernetes__{name}")) for name in _FIELDS}
+    values: dict[str, Any] = {name: extra.get(name, extra.get(f"extra__kubernetes__{name}")) for name in _FIELDS}
     values = {name: value for name, value in values.items() if value not in (None, "")}
     where = f"connection {connection.conn_id!r}"
     named = [name for name in ("in_cluster", "kube_config_path", "kube_config") if values.get(name)]
     if len(named) > 1:
         raise ConfigError(where, f"sets {' and '.join(named)}; set only one of them")
     return KubernetesSettings(
-        in_cluster=True if _flag(where, values, "in_cluster") else None,
+        in_cluster=True if flag(where, values, "in_cluster") else None,
         kube_config_path=values.get("kube_config_path"),
         kube_config=_kube_config(where, values.get("kube_config")),
         context=values.get("cluster_context"),
         namespace=values.get("namespace", "default"),
-        verify_tls=not _flag(where, values, "disable_verify_ssl"),
+        verify_tls=not flag(where, values, "disable_verify_ssl"),
     )
 
 
-def _flag(where: str, values: Mapping[str, Any], name: str) -> bool:
-    value = values.get(name, False)
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() in ("true", "false"):
-        return str(value).lower() == "true"
-    raise ConfigError(where, f"{name} must be true or false; got {value!r}")
-
-
-def _kube_config(where: str, value: Any) -> Mapping[str, Any] | None:
+def _kube_config(where: str, value: Any) -> Mapping[str, object] | None:
     if value is None or isinstance(value, Mapping):
         return value
     try:

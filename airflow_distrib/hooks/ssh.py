@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from airflow.sdk import BaseHook
+from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ClusterError, ConfigError, DistribError
+from airflow_distrib.hooks.fields import flag
 from airflow_distrib.systems.slurm.ssh import SshClient, SshSettings
 
 DEFAULT = "ssh_default"
@@ -53,7 +53,7 @@ class SlurmSSHHook(BaseHook):
         """
         return _settings(self.ssh_conn_id, self._get, 0)
 
-    def _get(self, connection: str) -> Any:
+    def _get(self, connection: str) -> Connection:
         try:
             return self.get_connection(connection)
         except AirflowNotFoundException:
@@ -61,7 +61,7 @@ class SlurmSSHHook(BaseHook):
 
     async def asettings(self) -> SshSettings:
         """Read the connection from within an event loop, as a trigger has to."""
-        found: dict[str, Any] = {}
+        found: dict[str, Connection] = {}
         name: str | None = self.ssh_conn_id
         while name and name not in found and len(found) <= _MOST_JUMPS:
             try:
@@ -101,7 +101,7 @@ def _missing(connection: str) -> ConfigError:
     return ConfigError("ssh_conn_id", f"there is no connection {connection!r}: make one of type ssh")
 
 
-def _settings(connection_id: str, get: Callable[[str], Any], jumps: int) -> SshSettings:
+def _settings(connection_id: str, get: Callable[[str], Connection], jumps: int) -> SshSettings:
     if jumps > _MOST_JUMPS:
         raise ConfigError(f"connection {connection_id!r}", "jump_conn_id leads in a circle")
     connection = get(connection_id)
@@ -112,7 +112,7 @@ def _settings(connection_id: str, get: Callable[[str], Any], jumps: int) -> SshS
     return SshSettings(**{**vars(settings), "jump": _settings(str(jump), get, jumps + 1)})
 
 
-def settings_of(connection: Any) -> SshSettings:
+def settings_of(connection: Connection) -> SshSettings:
     """Settings from a connection, without those of its jump host.
 
     Raises:
@@ -127,8 +127,10 @@ def settings_of(connection: Any) -> SshSettings:
     for name in _NOT_SUPPORTED:
         if extra.get(name):
             raise ConfigError(where, f"{name} in its extra is not supported here; put it into ~/.ssh/config")
-    if extra.get("allow_host_key_change") and _flag(where, extra, "allow_host_key_change"):
-        raise ConfigError(where, "allow_host_key_change is not supported: set no_host_key_check, or mend known_hosts")
+    if extra.get("allow_host_key_change") and flag(where, extra, "allow_host_key_change"):
+        raise ConfigError(
+            where, "allow_host_key_change is not supported: set no_host_key_check, or correct known_hosts"
+        )
     return SshSettings(
         host=connection.host,
         port=configs.whole(1, 65535)(f"{where} port", connection.port or 22),
@@ -136,10 +138,10 @@ def settings_of(connection: Any) -> SshSettings:
         password=connection.password or None,
         private_keys=_keys(where, extra),
         passphrase=extra.get("private_key_passphrase") or None,
-        use_agent=_flag(where, extra, "agent", default=True),
+        use_agent=flag(where, extra, "agent", default=True),
         known_hosts=_known_hosts(where, extra.get("known_hosts")),
         host_key=_host_key(extra.get("host_key")),
-        any_host=_flag(where, extra, "no_host_key_check"),
+        any_host=flag(where, extra, "no_host_key_check"),
         proxy_command=extra.get("host_proxy_cmd") or None,
         connect_timeout=configs.seconds()(f"{where} conn_timeout", extra.get("conn_timeout") or 30),
         slurm_path=str(extra.get("slurm_path") or ""),
@@ -147,18 +149,13 @@ def settings_of(connection: Any) -> SshSettings:
     )
 
 
-def _flag(where: str, extra: Mapping[str, Any], name: str, *, default: bool = False) -> bool:
-    value = extra.get(name)
-    return default if value in (None, "") else configs.flag(f"{where} {name}", value)
-
-
-def _keys(where: str, extra: Mapping[str, Any]) -> tuple[tuple[str, str | None], ...]:
+def _keys(where: str, extra: Mapping[str, object]) -> tuple[tuple[str, str | None], ...]:
     key, file = extra.get("private_key"), extra.get("key_file")
     if key and file:
-        raise ConfigError(where, "says both private_key and key_file; leave one of them")
+        raise ConfigError(where, "sets private_key and key_file; set only one of them")
     if file:
-        key = _text(where, "key_file", file)
-    certificate = extra.get("certificate") or None
+        key = _text(where, "key_file", str(file))
+    certificate = str(extra.get("certificate") or "") or None
     if not key:
         if certificate:
             raise ConfigError(where, "certificate needs the private_key or key_file that it is for")
@@ -167,7 +164,7 @@ def _keys(where: str, extra: Mapping[str, Any]) -> tuple[tuple[str, str | None],
     return ((str(key).replace("\\n", "\n").strip() + "\n", certificate),)
 
 
-def _known_hosts(where: str, value: Any) -> str | None:
+def _known_hosts(where: str, value: object) -> str | None:
     if not value:
         return None
     text = str(value)
@@ -181,7 +178,7 @@ def _text(where: str, name: str, path: str) -> str:
         raise ConfigError(where, f"{name} {path!r} cannot be read where Airflow runs: {error}") from None
 
 
-def _host_key(value: Any) -> str | None:
+def _host_key(value: object) -> str | None:
     """Airflow's own provider also takes a key without its type, which then is RSA."""
     if not value:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_distrib.hooks.form import FLAG, SECRET, TEXT, Fields
+from airflow_distrib.hooks.fields import FLAG, SECRET, TEXT, Fields
 
 HIDDEN = ["schema"]
 

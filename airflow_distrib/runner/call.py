@@ -116,7 +116,7 @@ def _report_early_exit(spec: Spec, rank: Rank) -> None:
     os._exit = _exit
 
 
-def _result(value: Any, spec: Spec) -> Dict[str, Any]:
+def _result(value: object, spec: Spec) -> Dict[str, Any]:
     """What rank 0's outcome says of the return value."""
     text, warnings = jsonable.to_json(value)
     size = len(text.encode())

@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 import re
-from typing import Any, List, Mapping, NamedTuple, Set
+from typing import List, Mapping, NamedTuple, Set
 
 # Largest result that travels with the outcome itself, in bytes of JSON. Larger ones
 # need result_path: the XCom of a task lives in Airflow's database.
@@ -24,7 +24,7 @@ class Jsonable(NamedTuple):
     warnings: List[str]
 
 
-def to_json(value: Any) -> Jsonable:
+def to_json(value: object) -> Jsonable:
     """Render ``value`` as JSON.
 
     Tuples become lists, numpy scalars Python numbers, dates and times ISO 8601 text.
@@ -39,7 +39,7 @@ def to_json(value: Any) -> Jsonable:
     return Jsonable(json.dumps(plain, allow_nan=False, ensure_ascii=False), warnings)
 
 
-def _convert(value: Any, place: str, warnings: List[str], parents: Set[int]) -> Any:
+def _convert(value: object, place: str, warnings: List[str], parents: Set[int]) -> object:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -59,11 +59,11 @@ def _convert(value: Any, place: str, warnings: List[str], parents: Set[int]) -> 
             return _convert_mapping(value, place, warnings, inside)
         return [_convert(item, "{}[{}]".format(place, index), warnings, inside) for index, item in enumerate(value)]
     if _is_numpy_scalar(value):
-        return _convert(value.item(), place, warnings, parents)
+        return _convert(getattr(value, "item")(), place, warnings, parents)  # noqa: B009 - numpy is not imported for it
     raise ResultError(_refusal(value, place))
 
 
-def _convert_mapping(value: Mapping[Any, Any], place: str, warnings: List[str], parents: Set[int]) -> Any:
+def _convert_mapping(value: Mapping[object, object], place: str, warnings: List[str], parents: Set[int]) -> object:
     plain = {}
     for key, item in value.items():
         at = "{}[{!r}]".format(place, key)
@@ -89,19 +89,19 @@ def _encodable(value: str, place: str) -> str:
     return value
 
 
-def _finite(value: float, place: str, warnings: List[str]) -> Any:
+def _finite(value: float, place: str, warnings: List[str]) -> object:
     if math.isfinite(value):
         return value
     warnings.append("{} is {}, which JSON cannot hold: it became null".format(place, value))
     return None
 
 
-def _is_numpy_scalar(value: Any) -> bool:
+def _is_numpy_scalar(value: object) -> bool:
     # By name: numpy is the user's library, it may not be here at all.
     return type(value).__module__ == "numpy" and hasattr(value, "item") and not hasattr(value, "__len__")
 
 
-def _type_name(value: Any) -> str:
+def _type_name(value: object) -> str:
     kind = type(value)
     if kind.__module__ == "builtins":
         return kind.__qualname__
@@ -110,7 +110,7 @@ def _type_name(value: Any) -> str:
     return "{}.{}".format(module, kind.__qualname__)
 
 
-def _refusal(value: Any, place: str) -> str:
+def _refusal(value: object, place: str) -> str:
     name = _type_name(value)
     hint = "return numbers, text, lists and dicts, and save large objects to a file whose path you return"
     if name == "torch.Tensor":

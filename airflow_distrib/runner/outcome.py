@@ -6,7 +6,8 @@ import json
 import socket
 import time
 import traceback
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional
+from types import TracebackType
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from airflow_distrib.runner import errors
 
@@ -120,7 +121,7 @@ def failure_fields(error: BaseException) -> Dict[str, Any]:
     }
 
 
-def _user_frames(error: BaseException) -> Any:
+def _user_frames(error: BaseException) -> Optional[TracebackType]:
     """Skip the runner's own frames at the top: they say nothing about the user's code."""
     frame = error.__traceback__
     while frame is not None and "airflow_distrib/runner/" in frame.tb_frame.f_code.co_filename.replace("\\", "/"):
@@ -136,7 +137,7 @@ def earliest_failure(outcomes: Iterable[Outcome]) -> Optional[Outcome]:
     times go to the lower rank.
     """
 
-    def order(outcome: Outcome) -> Any:
+    def order(outcome: Outcome) -> Tuple[bool, bool, float, int]:
         at = outcome.time - (KILLED_HEAD_START if outcome.died_silently else 0.0)
         stopped = outcome.kind != FAILURE
         agent = outcome.rank is None and not stopped

@@ -19,9 +19,9 @@ FORMAT = 1
 class Call(NamedTuple):
     """A function with its arguments."""
 
-    function: Callable[..., Any]
-    args: Tuple[Any, ...]
-    kwargs: Dict[str, Any]
+    function: Callable[..., object]
+    args: Tuple[object, ...]
+    kwargs: Dict[str, object]
 
 
 class PayloadError(Exception):

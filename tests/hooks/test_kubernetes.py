@@ -45,7 +45,7 @@ def test_a_kubeconfig_may_be_in_the_connection(monkeypatch: pytest.MonkeyPatch) 
             {"in_cluster": True, "kube_config_path": "/k"},
             "connection 'lab': sets in_cluster and kube_config_path; set only one of them",
         ),
-        ({"in_cluster": "perhaps"}, "connection 'lab': in_cluster must be true or false; got 'perhaps'"),
+        ({"in_cluster": "perhaps"}, "connection 'lab' in_cluster: must be True or False; got 'perhaps'"),
         ({"kube_config": "clusters: []"}, "connection 'lab': kube_config must be a kubeconfig as JSON"),
     ],
 )

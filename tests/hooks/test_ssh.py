@@ -41,7 +41,7 @@ def test_a_connection_of_airflows_own_provider_is_understood(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ({"private_key": "x", "key_file": "y"}, "says both private_key and key_file"),
+        ({"private_key": "x", "key_file": "y"}, "sets private_key and key_file"),
         ({"key_file": "/nowhere/key"}, "key_file '/nowhere/key' cannot be read where Airflow runs"),
         ({"known_hosts": "/nowhere/hosts"}, "known_hosts '/nowhere/hosts' cannot be read"),
         ({"certificate": "x"}, "certificate needs the private_key or key_file that it is for"),

@@ -87,7 +87,7 @@ class Try:
         """Run until the task defers; returns what its trigger waits for."""
         with pytest.raises(TaskDeferred) as deferred:
             await self.execute()
-        waiting: dict[str, Any] = deferred.value.kwargs["waiting"]
+        waiting: dict[str, Any] = (deferred.value.kwargs or {})["waiting"]
         assert json.loads(json.dumps(waiting)) == waiting
         assert "PRIVATE" not in json.dumps(deferred.value.trigger.serialize())
         return waiting
@@ -345,14 +345,15 @@ def test_an_elastic_config_runs_on_a_slurm_when_one_is_named() -> None:
     """The same Elastic config runs on a Slurm as soon as an argument or a launcher names one."""
     for arguments in ({"slurm": Slurm(partition="gpu")}, {"ssh_conn_id": "hpc"}, {"launcher": "slurm"}):
         assert elastic(**arguments).launcher == "slurm"
-    shown = elastic(slurm={"partition": "gpu"}).render()
+    shown: dict[str, Any] = elastic(slurm={"partition": "gpu"}).render()
     assert {"--partition=gpu", "--nodes=2", "--ntasks-per-node=1"} <= set(shown["sbatch"])
     assert "srun --kill-on-bad-exit=1 --ntasks-per-node=1 " in shown["ranks"]
 
 
 def test_a_function_for_a_slurm_runs_on_local_ranks_too() -> None:
     """Users can try a DAG on their own machine, and see which options have no effect there."""
-    shown = function(task_config=Slurm(nodes=2, ntasks_per_node=2, partition="p"), launcher="local").render()
+    operator = function(task_config=Slurm(nodes=2, ntasks_per_node=2, partition="p"), launcher="local")
+    shown: dict[str, Any] = operator.render()
     assert (shown["spec"]["processes"], shown["not_applied"]) == (4, ["partition"])
 
 
@@ -367,11 +368,12 @@ def test_templates_are_rendered_in_options_inputs_and_arguments() -> None:
             task_config=Sbatch(partition="{{ ds }}"),
         )
     assert operator.render()["known at run time"] == ["task_config.partition", "inputs", "outputs"]
-    operator.render_template_fields({"ds": "2026-01-01"})  # type: ignore[typeddict-item]
-    assert operator.render()["sbatch"].count("--partition=2026-01-01") == 1
-    assert "AIRFLOW_INPUTS_x=2026-01-01" in operator.render()["script"]
-    assert "AIRFLOW_OUTPUTS_y=/data/2026-01-01" in operator.render()["script"]
-    assert "{{ ds }}" in operator.render()["script"]
+    operator.render_template_fields({"ds": "2026-01-01"})
+    shown: dict[str, Any] = operator.render()
+    assert shown["sbatch"].count("--partition=2026-01-01") == 1
+    assert "AIRFLOW_INPUTS_x=2026-01-01" in shown["script"]
+    assert "AIRFLOW_OUTPUTS_y=/data/2026-01-01" in shown["script"]
+    assert "{{ ds }}" in shown["script"]
 
 
 def test_upstream_outputs_are_taken_and_create_dependencies() -> None:

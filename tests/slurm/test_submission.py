@@ -29,7 +29,7 @@ from airflow_distrib.systems.slurm.session import SlurmSession
 from airflow_distrib.systems.slurm.ssh import Finished, Refused, SshClient, SshSettings, Unreachable
 from airflow_distrib.systems.slurm.status import FORGOTTEN
 from airflow_distrib.systems.slurm.submission import SlurmSubmission
-from airflow_stack import wait_for
+from airflow_stack import free_port, wait_for
 from fake_slurm import LocalStorage
 from slurm_cluster import USER, SlurmCluster
 
@@ -165,7 +165,7 @@ async def test_a_key_that_is_refused_is_not_tried_again_and_again(slurm: SlurmCl
             async with connected(slurm, **other) as client:
                 await client.run("true")
     assert log.read_text(errors="replace").count("Connection from ") - before == 3
-    async with connected(slurm, port=slurm_cluster.free_port()) as client:
+    async with connected(slurm, port=free_port()) as client:
         with pytest.raises(Unreachable, match="no SSH connection to"):
             await client.run("true")
 

@@ -131,7 +131,7 @@ def submission(
     )
 
 
-def _patience(request: JobRequest) -> dict[str, object]:
+def _patience(request: JobRequest) -> Mapping[str, float | None]:
     given = request.arguments.get("patience")
     return given.serialize() if isinstance(given, Config) else {}
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import PREFIX
 from airflow_distrib.systems.kubernetes import podfields, resources
+from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 from airflow_distrib.systems.kubernetes.resources import Replica, RunPolicy
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
@@ -20,95 +21,91 @@ _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
-def _shared_memory(name: str, value: Any) -> bool | str:
-    """Check for a size, or True for as much as the pod's memory allows."""
+def _shared_memory(name: str, value: object) -> bool | str:
     rendered = isinstance(value, str) and value.lower() in ("true", "false")
     return config.flag(name, value) if rendered or isinstance(value, bool) else resources.quantity(name, value)
 
 
-def _named(name: str, value: Any) -> dict[str, str]:
+def _annotations(name: str, value: object) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping of names to values; got {value!r}")
     for key, item in value.items():
         if not isinstance(key, str) or not _LABEL_KEY.fullmatch(key):
             raise ConfigError(name, f"{key!r} cannot be the name of a label or annotation")
         if key.startswith(PREFIX):
-            raise ConfigError(f"{name}[{key!r}]", f"names with {PREFIX} are this package's own")
+            raise ConfigError(f"{name}[{key!r}]", f"names with {PREFIX} are reserved for this package")
         if not isinstance(item, str) and not config.is_template(item):
             raise ConfigError(f"{name}[{key!r}]", f"must be text; write {str(item)!r} instead of {item!r}")
     return dict(value)
 
 
-def _labels(name: str, value: Any) -> dict[str, str]:
-    for key, item in (found := _named(name, value)).items():
+def _labels(name: str, value: object) -> dict[str, str]:
+    for key, item in (found := _annotations(name, value)).items():
         if not config.is_template(item) and not _LABEL_VALUE.fullmatch(item):
             raise ConfigError(f"{name}[{key!r}]", f"{item!r} cannot be the value of a label")
     return found
 
 
-def _secrets(name: str, value: Any) -> dict[str, dict[str, str]]:
+def _secrets(name: str, value: object) -> dict[str, object]:
     if not isinstance(value, Mapping):
-        # Not shown here either: it may be a secret itself.
+        # The value is never shown: it may be a secret, given here by mistake.
         raise ConfigError(name, "must be a mapping of variables to 'secret/key'")
     return {variable: _secret_key(f"{name}[{variable!r}]", variable, given) for variable, given in value.items()}
 
 
-def _secret_key(name: str, variable: Any, given: Any) -> dict[str, str]:
+def _secret_key(name: str, variable: object, given: object) -> object:
     if not isinstance(variable, str) or not _ENV_NAME.fullmatch(variable):
         raise ConfigError(name, f"{variable!r} cannot be the name of an environment variable")
     if config.is_template(given):
-        return given  # type: ignore[no-any-return] # rendered, and checked again, at run time
+        return given
     if isinstance(given, str):
         secret, slash, key = given.partition("/")
         given = {"name": secret, "key": key} if slash else given
     if not isinstance(given, Mapping) or set(given) != {"name", "key"} or not all(given.values()):
-        # The value is not shown: it may be the secret itself, put here by mistake.
         raise ConfigError(name, "must name a Kubernetes Secret and a key in it, such as 'db-login/password'")
     return {"name": str(given["name"]), "key": str(given["key"])}
 
 
-def _objects(*required: str) -> Check:
+def _objects(*required: str) -> Callable[[str, object], list[Manifest]]:
     """Check for a list of Kubernetes objects that have certain keys."""
 
-    def check(name: str, value: Any) -> list[Any]:
+    def check(name: str, value: object) -> list[Manifest]:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ConfigError(name, f"must be a list of mappings as in a pod's spec; got {value!r}")
         for index, item in enumerate(value):
-            known = isinstance(item, Mapping) and all(_is_text(item.get(key)) for key in required)
-            if not known:
+            if not isinstance(item, Mapping) or not all(_is_text(item.get(key)) for key in required):
                 raise ConfigError(f"{name}[{index}]", f"must be a mapping with {' and '.join(required)}; got {item!r}")
         return [dict(item) for item in value]
 
     return check
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return (isinstance(value, str) and bool(value)) or config.is_template(value)
 
 
-def _tolerations(name: str, value: Any) -> list[Any]:
-    found: list[Any] = _objects()(name, value)
+def _tolerations(name: str, value: object) -> list[Manifest]:
+    found = _objects()(name, value)
     for index, item in enumerate(found):
         if unknown := set(item) - {"key", "operator", "value", "effect", "tolerationSeconds"}:
-            raise ConfigError(f"{name}[{index}].{sorted(unknown)[0]}", "a toleration has no such field")
+            raise ConfigError(f"{name}[{index}].{min(unknown)}", "a toleration has no such field")
     return found
 
 
-def _texts(name: str, value: Any) -> list[str]:
+def _texts(name: str, value: object) -> list[str]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(v, str) and v for v in value):
         raise ConfigError(name, f"must be a list of names; got {value!r}")
     return list(value)
 
 
-def _affinity(name: str, value: Any) -> dict[str, Any]:
+def _affinity(name: str, value: object) -> Manifest:
     known = ("nodeAffinity", "podAffinity", "podAntiAffinity")
     if not isinstance(value, Mapping) or not value or not set(value) <= set(known):
         raise ConfigError(name, f"must be a mapping with {', '.join(known)}; got {value!r}")
     return dict(value)
 
 
-def _namespace(name: str, value: Any) -> str:
-    """Check for the name of a namespace."""
+def _namespace(name: str, value: object) -> str:
     if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
         raise ConfigError(name, f"must be the name of a namespace: lower-case letters, digits and '-'; got {value!r}")
     return value
@@ -118,17 +115,17 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
 class SchedulingPolicy(Config):
-    """Gang scheduling: how many pods have to find a place before any starts.
+    """Gang scheduling: no pod starts before enough of them can be scheduled together.
 
-    It takes effect where the operator was started with a gang scheduler
+    It takes effect if the operator was started with a gang scheduler
     (``--gang-scheduler-name``: Volcano or the scheduler-plugins).
 
     Attributes:
-        min_available: pods that have to find a place together; None is all of them.
+        min_available: pods that must be scheduled together; None is all of them.
         queue: queue of the gang scheduler.
         priority_class: priority of the group.
-        min_resources: resources the group needs at least, by Kubernetes' names.
-        schedule_timeout_seconds: seconds to wait for a place.
+        min_resources: resources that the group needs at least, by Kubernetes' names.
+        schedule_timeout_seconds: seconds to wait until the group is scheduled.
     """
 
     min_available: int | str | None = None
@@ -147,10 +144,10 @@ class SchedulingPolicy(Config):
 
 
 class ClusterConfig(Config):
-    """Options of every job on Kubernetes. Objects of Kubernetes' own are written as it writes them.
+    """Options of every job on Kubernetes; Kubernetes' own objects are written as in a manifest.
 
     Attributes:
-        image: image of all replicas that name none themselves.
+        image: image of all replicas that set none themselves.
         env: environment variables for the ranks.
         env_secrets: environment variables from Secrets of the cluster, such as
             ``{"TOKEN": "hub-login/token"}``; the values never pass through Airflow.
@@ -158,44 +155,44 @@ class ClusterConfig(Config):
         shared_memory: size of /dev/shm such as "2Gi"; True for as much as memory allows.
         pod_template: a PodTemplateSpec for every replica to start from; the other options
             are merged over it.
-        node_selector: labels a node must have.
-        tolerations: taints of nodes to put up with.
-        affinity: rules about nodes and about pods beside which to run.
+        node_selector: labels that nodes must have.
+        tolerations: taints of nodes that the pods tolerate.
+        affinity: rules about the nodes, and the pods, that pods may run on or next to.
         priority_class: name of a PriorityClass.
-        scheduler_name: another scheduler than the cluster's default.
-        service_account: the account of the pods.
+        scheduler_name: None takes the cluster's default scheduler.
+        service_account: account of the pods.
         image_pull_secrets: names of Secrets for the registry.
         image_pull_policy: "Always", "IfNotPresent" or "Never".
         volumes, volume_mounts: as in a pod and in a container.
-        labels, annotations: for the job and for its pods.
+        labels, annotations: for the job and its pods.
         namespace: None takes the connection's.
-        queue: Kueue's queue (label ``kueue.x-k8s.io/queue-name``); a job that waits in it waits.
-        suspend: create the job suspended; somebody else has to resume it.
+        queue: Kueue's queue (label ``kueue.x-k8s.io/queue-name``), which may hold the job for any time.
+        suspend: create the job suspended; something else has to resume it.
         scheduling_policy: gang scheduling.
     """
 
     image: str | None = None
     env: Mapping[str, str] | None = None
     env_secrets: Mapping[str, str | Mapping[str, str]] | None = None
-    run_policy: RunPolicy | Mapping[str, Any] | None = None
+    run_policy: RunPolicy | Mapping[str, object] | None = None
     shared_memory: bool | str | None = None
-    pod_template: Mapping[str, Any] | None = None
+    pod_template: Object | None = None
     node_selector: Mapping[str, str] | None = None
-    tolerations: Sequence[Mapping[str, Any]] | None = None
-    affinity: Mapping[str, Any] | None = None
+    tolerations: Sequence[Object] | None = None
+    affinity: Object | None = None
     priority_class: str | None = None
     scheduler_name: str | None = None
     service_account: str | None = None
     image_pull_secrets: Sequence[str] | None = None
     image_pull_policy: str | None = None
-    volumes: Sequence[Mapping[str, Any]] | None = None
-    volume_mounts: Sequence[Mapping[str, Any]] | None = None
+    volumes: Sequence[Object] | None = None
+    volume_mounts: Sequence[Object] | None = None
     labels: Mapping[str, str] | None = None
     annotations: Mapping[str, str] | None = None
     namespace: str | None = None
     queue: str | None = None
     suspend: bool | str | None = None
-    scheduling_policy: SchedulingPolicy | Mapping[str, Any] | None = None
+    scheduling_policy: SchedulingPolicy | Mapping[str, object] | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
         "image": config.text,
@@ -215,7 +212,7 @@ class ClusterConfig(Config):
         "volumes": _objects("name"),
         "volume_mounts": _objects("name", "mountPath"),
         "labels": _labels,
-        "annotations": _named,
+        "annotations": _annotations,
         "namespace": _namespace,
         "queue": config.text,
         "suspend": config.flag,
@@ -226,33 +223,31 @@ class ClusterConfig(Config):
         super().__post_init__()
         both = set(self.env or {}) & set(self.env_secrets or {})
         if both:
-            raise ConfigError(f"env_secrets[{min(both)!r}]", "is in env as well; leave one of them")
+            raise ConfigError(f"env_secrets[{min(both)!r}]", "is in env as well; set only one of them")
         label = (self.labels or {}).get(QUEUE_LABEL)
         if self.queue and label not in (None, self.queue):
-            raise ConfigError("queue", f"is {self.queue!r}, but labels say {label!r}; leave one of them")
+            raise ConfigError("queue", f"is {self.queue!r}, but the label {QUEUE_LABEL} is {label!r}; set only one")
         self._check_mounts()
 
     def _check_mounts(self) -> None:
-        """A volume that no pod template can have either is met here; the rest when pods are rendered."""
-        mounts, templates = self.volume_mounts or (), (self.pod_template, *self._replica_templates())
+        """Refuse mounts of volumes that are neither in ``volumes`` nor in any pod template."""
+        replicas = [value for value in self.values().values() if isinstance(value, Replica)]
+        templates = (self.pod_template, *(replica.pod_template for replica in replicas))
         if any(map(config.is_template, (self.volumes, self.volume_mounts, *templates))):
             return
         known = {volume["name"] for volume in self.volumes or ()}.union(*map(podfields.volume_names, templates))
-        for index, mount in enumerate(mounts):
+        for index, mount in enumerate(self.volume_mounts or ()):
             if mount["name"] not in known and not config.is_template(mount["name"]):
                 raise ConfigError(f"volume_mounts[{index}].name", f"there is no volume {mount['name']!r} in volumes")
 
-    def _replica_templates(self) -> list[Any]:
-        return [value.pod_template for value in self.values().values() if isinstance(value, Replica)]
-
 
 def cluster_only(given: ClusterConfig) -> list[str]:
-    """Fields of a config that local ranks cannot honour; of the replicas, everything but their number."""
-    idle = []
+    """Fields of a config that local ranks cannot honour; of replicas, all but their number."""
+    found = []
     for name in given.serialize():
         value = getattr(given, name)
         if isinstance(value, Replica):
-            idle += [f"{name}.{inner}" for inner in value.serialize() if inner != "replicas"]
+            found += [f"{name}.{inner}" for inner in value.serialize() if inner != "replicas"]
         elif name in ClusterConfig.checks and name != "env":
-            idle.append(name)
-    return idle
+            found.append(name)
+    return found

@@ -1,12 +1,12 @@
-"""Names of the fields of pods, so that a mistyped one is met when the DAG file is parsed."""
+"""Checks pod templates when the DAG file is parsed: names of fields, and lists."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 
 # Kubernetes 1.34: PodSpec and Container.
 # https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/
@@ -18,7 +18,7 @@ POD = frozenset(
     resourceClaims resources restartPolicy runtimeClassName schedulerName schedulingGates securityContext
     serviceAccount serviceAccountName setHostnameAsFQDN shareProcessNamespace subdomain
     terminationGracePeriodSeconds tolerations topologySpreadConstraints volumes
-    """.split()  # noqa: SIM905 - forty words in a list are forty lines
+    """.split()  # noqa: SIM905 - a list of forty words would take forty lines
 )
 CONTAINER = frozenset(
     """
@@ -29,8 +29,17 @@ CONTAINER = frozenset(
 )
 METADATA = frozenset({"labels", "annotations", "name", "namespace", "generateName", "finalizers"})
 
+# Lists of a pod's spec, and the key that each item must have.
+_LISTS = {
+    "containers": "",
+    "initContainers": "name",
+    "volumes": "name",
+    "tolerations": "",
+    "imagePullSecrets": "name",
+}
 
-def check_pod_template(name: str, value: Any) -> dict[str, Any]:
+
+def check_pod_template(name: str, value: object) -> Manifest:
     """Check for a pod template: a mapping with ``metadata`` and ``spec``, whose field names exist."""
     if not isinstance(value, Mapping) or not value or not set(value) <= {"metadata", "spec"}:
         raise ConfigError(name, f"must be a mapping with 'metadata' and 'spec' as in a PodTemplateSpec; got {value!r}")
@@ -48,17 +57,8 @@ def check_pod_template(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-_LISTS = {
-    "containers": "",
-    "initContainers": "name",
-    "volumes": "name",
-    "tolerations": "",
-    "imagePullSecrets": "name",
-}
-
-
-def _check_list(where: str, given: Any, key: str) -> None:
-    """Lists of objects are merged by a key of theirs, so each must have it."""
+def _check_list(where: str, given: object, key: str) -> None:
+    """Lists are merged by a key of their items, so every item must have it."""
     if given is None:
         return
     if not isinstance(given, list | tuple):
@@ -68,7 +68,7 @@ def _check_list(where: str, given: Any, key: str) -> None:
             raise ConfigError(f"{where}[{index}]", f"must be a mapping{f' with {key}' if key else ''}; got {item!r}")
 
 
-def _check_names(where: str, given: Any, known: Iterable[str]) -> None:
+def _check_names(where: str, given: object, known: Iterable[str]) -> None:
     if given is None:
         return
     if not isinstance(given, Mapping):
@@ -81,6 +81,6 @@ def _check_names(where: str, given: Any, known: Iterable[str]) -> None:
             )
 
 
-def volume_names(template: Any) -> set[str]:
+def volume_names(template: Object | None) -> set[str]:
     """Names of the volumes in a pod template."""
     return {volume["name"] for volume in ((template or {}).get("spec") or {}).get("volumes") or ()}

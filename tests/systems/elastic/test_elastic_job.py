@@ -35,6 +35,15 @@ async def elastic(function: Callable[..., Any], *args: Any, **fields: Any) -> En
     return await run(function, *args, plan=plan(Elastic(**{"nproc_per_node": 2, **fields})))
 
 
+@pytest.fixture
+def bare_python(tmp_path: Path) -> str:
+    """An interpreter without any library."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    subprocess.run([python, "-c", "import json"], check=True)
+    return python
+
+
 def describe() -> dict[str, Any]:
     """What a rank sees; the sum shows that the ranks reach each other."""
     import os
@@ -167,27 +176,23 @@ async def test_nccl_settings_reach_the_ranks() -> None:
     }
 
 
-async def test_missing_torch_is_an_error_that_tells_what_to_install(tmp_path: Path) -> None:
+async def test_missing_torch_is_an_error_that_tells_what_to_install(bare_python: str) -> None:
     """The interpreter of the ranks may not be the one that a user has looked at."""
-    venv.create(tmp_path / "bare", with_pip=False)
-    python = tmp_path / "bare" / "bin" / "python"
-    subprocess.run([str(python), "-c", "import json"], check=True)
-    ended = await run(describe, plan=plan(Elastic(nproc_per_node=2)), python=str(python))
+    ended = await run(describe, plan=plan(Elastic(nproc_per_node=2)), python=bare_python)
     assert ended.first.error_type == "TorchNotInstalled"
     assert "pip install 'airflow-distrib[torch]'" in ended.first.message
-    assert str(python) in ended.first.message
+    assert bare_python in ended.first.message
 
 
-async def test_one_rank_needs_no_torch(tmp_path: Path) -> None:
+async def test_one_rank_needs_no_torch(bare_python: str) -> None:
     """A function that uses no torch runs on a worker that has none."""
-    venv.create(tmp_path / "bare", with_pip=False)
 
     def world() -> str:
         import os
 
         return os.environ["WORLD_SIZE"]
 
-    ended = await run(world, plan=plan(Elastic()), python=str(tmp_path / "bare" / "bin" / "python"))
+    ended = await run(world, plan=plan(Elastic()), python=bare_python)
     assert ended.outcomes[0].result == '"1"'
 
 

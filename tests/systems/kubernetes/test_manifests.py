@@ -288,7 +288,7 @@ def test_a_manifest_of_something_else_is_refused(own: Manifest, message: str) ->
         ),
         ({"worker": {"requests": {"gpu": 1}, "limits": {"gpu": 2}}}, "requests.nvidia.com/gpu: is 1 and its limit 2"),
         ({"labels": {"a b": "c"}}, "labels: 'a b' cannot be the name of a label"),
-        ({"labels": {"airflow-distrib/try": "1"}}, "labels.*: names with airflow-distrib/ are this package's own"),
+        ({"labels": {"airflow-distrib/try": "1"}}, "labels.*: names with airflow-distrib/ are reserved"),
         ({"labels": {"a": "not a label"}}, "labels.*: 'not a label' cannot be the value of a label"),
         ({"tolerations": [{"kee": "x"}]}, r"tolerations\[0\].kee: a toleration has no such field"),
         ({"affinity": {"node": {}}}, "affinity: must be a mapping with nodeAffinity"),
