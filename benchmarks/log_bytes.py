@@ -1,4 +1,4 @@
-"""Bytes of log moved for each line that reaches the task log, while a job writes steadily.
+"""Measures the bytes of log moved for each line that reaches the task log, while a job writes steadily.
 
     python benchmarks/log_bytes.py [SECONDS]
 
@@ -43,22 +43,25 @@ async def write(server: BenchmarkServer, seconds: float) -> int:
 async def ours(server: BenchmarkServer) -> int:
     """This package's trigger; returns how many lines it showed."""
     from airflow_distrib.core.reference import JobRef
-    from airflow_distrib.hooks.kubernetes import KubernetesHook
-    from airflow_distrib.systems.kubernetes.feed import WatchHub
-    from airflow_distrib.systems.kubernetes.watch import JobWait
+    from airflow_distrib.jobs.pool import SessionPool
+    from airflow_distrib.jobs.wait import until_over
     from airflow_distrib.jobs.waiting import Waiting
+    from airflow_distrib.triggers.job import connected
 
     shown: list[str] = []
     ref = JobRef("kubernetes", "job-0", "uid-job-0", {"kind": "pytorchjob", "namespace": "ns"})
-    hub = WatchHub.current()
-    async with hub.client("bench", KubernetesHook("bench").asettings) as client:
-        await JobWait(Waiting(ref, "bench", log_roles=("master-0",)), hub, client, shown.append).until_over()
-    await hub.close()
+    waiting = Waiting(ref, "bench", log_parts=("master-0",))
+    async with connected(waiting) as client:
+        await until_over(client, waiting, shown.append)
+    await SessionPool.current().close()
     return sum("epoch" in line for line in shown)
 
 
 async def pod_trigger(server: BenchmarkServer) -> int:
-    """KubernetesPodOperator's, with logs every 3 seconds; it takes whole seconds, so some lines come twice."""
+    """The trigger of KubernetesPodOperator, with logs every 3 seconds.
+
+    It takes whole seconds, so some lines come twice.
+    """
     from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 
     trigger = KubernetesPodTrigger(

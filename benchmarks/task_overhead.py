@@ -1,4 +1,4 @@
-"""What a task costs around the user's code, against a plain @task that calls torchrun itself.
+"""Measures what a task costs around the user's code, against a plain @task that calls torchrun itself.
 
 Prints seconds from the task's start to the first line after ``import torch``, and from the
 function's last line to the XCom, as medians of alternating runs on one Airflow, and their

@@ -1,4 +1,4 @@
-"""Many deferred jobs: requests, CPU, memory and delay of this package's trigger and of others.
+"""Measures requests, CPU, memory and delay of many deferred jobs, with this package's trigger and with others.
 
     python benchmarks/waiting.py JOBS [SECONDS]
 
@@ -35,13 +35,13 @@ NAMES = {
 
 
 def ask(port: int, path: str) -> Any:
-    """An order to the server."""
+    """Ask the server for something below /bench."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}/bench/{path}", headers={"Authorization": "Bearer t0"})
     return json.load(urllib.request.urlopen(request, timeout=120))
 
 
 def kubeconfig(port: int) -> str:
-    """Of the server."""
+    """A kubeconfig that leads to the server."""
     return json.dumps(
         {
             "apiVersion": "v1",
@@ -55,10 +55,10 @@ def kubeconfig(port: int) -> str:
 
 
 def ours(number: int) -> Any:
-    """This package's."""
+    """This package's trigger."""
     from airflow_distrib.core.reference import JobRef
-    from airflow_distrib.triggers.job import JobTrigger
     from airflow_distrib.jobs.waiting import Waiting
+    from airflow_distrib.triggers.job import JobTrigger
 
     name = f"job-{number}"
     ref = JobRef("kubernetes", name, f"uid-{name}", {"kind": "pytorchjob", "namespace": "ns"})
@@ -66,7 +66,7 @@ def ours(number: int) -> Any:
 
 
 def pod(number: int) -> Any:
-    """KubernetesPodOperator's."""
+    """The trigger of KubernetesPodOperator."""
     from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 
     return KubernetesPodTrigger(
@@ -80,7 +80,7 @@ def pod(number: int) -> Any:
 
 
 def job(number: int) -> Any:
-    """KubernetesJobOperator's."""
+    """The trigger of KubernetesJobOperator."""
     from airflow.providers.cncf.kubernetes.triggers.job import KubernetesJobTrigger
 
     return KubernetesJobTrigger(
@@ -117,13 +117,13 @@ class Poll:
 
 
 async def wait(way: str, port: int, jobs: int, seconds: float) -> dict[str, Any]:
-    """Let all triggers wait, count, end all jobs, see when each trigger has told."""
+    """Let all triggers wait, count requests, end all jobs, and see when each event comes."""
     makers: dict[str, Callable[[int], Any]] = {"ours": ours, "pod": pod, "job": job, "poll": Poll}
-    told: list[float] = []
+    events: list[float] = []
 
     async def one(number: int) -> None:
         async for _ in makers[way](number).run():
-            told.append(time.time())
+            events.append(time.time())
             return
 
     tasks = [asyncio.create_task(one(number)) for number in range(jobs)]
@@ -135,12 +135,12 @@ async def wait(way: str, port: int, jobs: int, seconds: float) -> dict[str, Any]
     lasted, used = time.monotonic() - begin, time.process_time() - cpu
     ended_at = (await asyncio.to_thread(ask, port, f"end?n={jobs}"))["ended_at"]
     await asyncio.wait(tasks, timeout=180)
-    delays = sorted(max(0.0, each - ended_at) for each in told)
+    delays = sorted(max(0.0, each - ended_at) for each in events)
     return {
         "requests": counted / jobs / lasted * 60,
         "cpu": used / lasted * 100,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "told": len(told),
+        "events": len(events),
         "p50": statistics.median(delays) if delays else float("nan"),
         "p99": delays[int(len(delays) * 0.99)] if delays else float("nan"),
     }
@@ -160,8 +160,8 @@ def measure(way: str, jobs: int, seconds: float) -> dict[str, Any]:
         command = [sys.executable, __file__, "--one", way, str(port), str(jobs), str(seconds)]
         environment = {**os.environ, "AIRFLOW_CONN_BENCH": connection, "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=900)
-        (told,) = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-        return dict(json.loads(told.removeprefix(MARK)))
+        (result,) = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+        return dict(json.loads(result.removeprefix(MARK)))
     finally:
         server.kill()
 
@@ -180,7 +180,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for way in WAYS:
         got = measure(way, jobs, seconds)
-        short = f" ({got['told']} of {jobs})" if got["told"] < jobs else ""
+        short = f" ({got['events']} of {jobs})" if got["events"] < jobs else ""
         print(
             f"| {NAMES[way]} | {got['requests']:.3f} | {got['cpu']:.1f} % | {got['memory']:.0f} MiB "
             f"| {got['p50']:.2f} s | {got['p99']:.2f} s{short} |",

@@ -264,9 +264,9 @@ class AirflowStack:
             return []
         return list(response.raise_for_status().json()["content"])
 
-    def log(self, *task: str, try_number: int = 1, map_index: int = -1) -> str:
+    def log(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1) -> str:
         """The task log of one try as text, with the types and messages of errors."""
-        return "\n".join(_text_of(entry) for entry in self.events(*task, try_number, map_index))
+        return "\n".join(_text_of(entry) for entry in self.events(dag_id, run_id, task_id, try_number, map_index))
 
     def wait_for_log(self, dag_id: str, run_id: str, task_id: str, text: str) -> str:
         """Wait until a task's log holds ``text``."""

@@ -266,7 +266,17 @@ class SlurmCluster:
         folder = self.folder / "ssh"
         for name in ("host_key", "user_key", "other_key", "ca"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-        sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", self.user, folder / "other_key.pub"]
+        sign: list[str | Path] = [
+            "ssh-keygen",
+            "-q",
+            "-s",
+            folder / "ca",
+            "-I",
+            "test",
+            "-n",
+            self.user,
+            folder / "other_key.pub",
+        ]
         subprocess.run(sign, check=True)
         shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
         (folder / "authorized_keys").chmod(0o644)

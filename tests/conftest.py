@@ -1,4 +1,4 @@
-"""Keeps Airflow's own files out of the user's home, before anything imports airflow; makes the tests' own modules importable."""
+"""Keeps Airflow's own files out of the user's home, before anything imports it; makes modules of tests importable."""
 
 from __future__ import annotations
 

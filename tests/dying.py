@@ -59,5 +59,5 @@ def _arm(context: Any, moment: str, client: Any, after: Callable[[str], None]) -
             die()
 
     client.submit = dying_submit
-    RecordStore.write = dying_write  # type: ignore[method-assign] # of a process that is about to die
+    RecordStore.write = dying_write  # type: ignore[method-assign, assignment] # of a process that is about to die
     after(moment)

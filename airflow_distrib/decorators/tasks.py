@@ -24,9 +24,7 @@ R = TypeVar("R")
 class _FunctionOperator(DecoratedOperator):
     """Hands the function and its arguments on to the operator it is mixed into."""
 
-    def __init__(
-        self, *, python_callable: Any, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, python_callable: Any, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any) -> None:
         call = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs}
         super().__init__(kwargs_to_upstream=call, **call, **kwargs)
 

@@ -84,7 +84,7 @@ class Submission:
     patience: Mapping[str, float | None] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, object]:
         """What is submitted, for people."""
         return {}
 

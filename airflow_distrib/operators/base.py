@@ -231,7 +231,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             **payload,
         )
 
-    def render(self, context: Context | None = None) -> dict[str, object]:
+    def render(self, context: Context | None = None) -> dict[str, Any]:
         """Return what would be started, without starting it or needing any service.
 
         Args:

@@ -1,4 +1,4 @@
-"""The same two ranks, started by @task.elastic and by a plain @task that calls torchrun itself."""
+"""Two ranks are started by @task.elastic and by a plain @task that calls torchrun itself."""
 
 from __future__ import annotations
 

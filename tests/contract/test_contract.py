@@ -50,7 +50,7 @@ def samples() -> Iterator[tuple[str, type[DistributedJobOperator[Any]], dict[str
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         operator = catalogue.load(entry.operator)
-        scripts: dict[str, Any] = getattr(module, "SCRIPTS", {}).get(operator.__name__)
+        scripts: dict[str, Any] = getattr(module, "SCRIPTS", {}).get(operator.__name__, {})
         for name, arguments in (scripts or module.SAMPLES).items():
             function = {} if scripts else {"python_callable": add}
             yield f"{operator.__name__}: {name}", operator, {"task_id": "train", **function, **arguments}

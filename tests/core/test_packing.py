@@ -1,4 +1,4 @@
-"""Functions packed on the worker."""
+"""Functions are packed on the worker, so that ranks need neither the DAG file nor Airflow."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def load(path: Path, name: str) -> Any:
 
 
 def test_functions_of_a_dag_file_and_of_its_neighbours_travel_by_value(tmp_path: Path) -> None:
-    """The ranks have neither file."""
+    """The ranks have neither the DAG file nor the modules beside it."""
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "helper_of_test_packing.py").write_text("FACTOR = 3\ndef triple(x):\n    return x * FACTOR\n")
@@ -67,7 +67,7 @@ def test_functions_of_a_dag_file_and_of_its_neighbours_travel_by_value(tmp_path:
 
 
 def test_helpers_that_the_function_imports_while_it_runs_travel_too(tmp_path: Path) -> None:
-    """Importing inside the function is how examples are written. They are modules like any other there."""
+    """Imports inside the function, as in the examples, find modules that behave like any other."""
     dags = tmp_path / "dags"
     (dags / "package_of_test_packing").mkdir(parents=True)
     (dags / "package_of_test_packing" / "__init__.py").write_text("")
@@ -101,7 +101,7 @@ def test_helpers_that_the_function_imports_while_it_runs_travel_too(tmp_path: Pa
 
 
 def test_helpers_are_not_imported_on_the_worker(tmp_path: Path) -> None:
-    """They may be meant for the ranks only."""
+    """They may be meant for ranks only, and importing them here could even end the worker."""
     (tmp_path / "exits_of_test_packing.py").write_text("raise SystemExit(3)\n")
     (tmp_path / "dag.py").write_text("def train():\n    import exits_of_test_packing\n")
     module = load(tmp_path / "dag.py", "unusual_prefix_exits")
@@ -112,7 +112,7 @@ def test_helpers_are_not_imported_on_the_worker(tmp_path: Path) -> None:
 
 
 def test_the_whole_package_is_there_where_it_is_installed(tmp_path: Path) -> None:
-    """Airflow, imported in a local rank, looks for its providers."""
+    """Airflow, when a local rank imports it, looks for this provider and has to find all of it."""
     (tmp_path / "runner.pyz").write_bytes(archive.build())
     code = (
         "import sys; sys.path.insert(0, 'runner.pyz')\n"
@@ -125,7 +125,7 @@ def test_the_whole_package_is_there_where_it_is_installed(tmp_path: Path) -> Non
 
 
 def test_libraries_below_the_dag_folder_travel_by_reference(tmp_path: Path) -> None:
-    """A virtual environment may lie there; the ranks have its libraries themselves."""
+    """A virtual environment may be in the DAG folder, and the ranks have its libraries themselves."""
     library = tmp_path / "venv" / "lib" / "site-packages" / "library_of_test_packing.py"
     library.parent.mkdir(parents=True)
     library.write_text("def thing():\n    return 'much code'\n")
@@ -136,20 +136,20 @@ def test_libraries_below_the_dag_folder_travel_by_reference(tmp_path: Path) -> N
     assert b"library_of_test_packing" in packed
 
 
-def test_nothing_stays_registered() -> None:
+def test_no_module_stays_registered_with_cloudpickle() -> None:
     """Other users of cloudpickle in this process are not affected."""
     packing.pack(lambda: None, [], {}, [Path(__file__).parent])
     assert cloudpickle.list_registry_pickle_by_value() == set()
 
 
 def test_partial_functions_and_methods_travel() -> None:
-    """Anything callable that can be pickled."""
+    """Anything callable that can be pickled may be the function of a task."""
     function, args, _ = payload.unwrap(packing.pack(functools.partial(max, 3), [7], {}))
     assert function(*args) == 7
 
 
 def test_a_closure_variable_that_cannot_travel_is_named() -> None:
-    """With its type, its function and what to do."""
+    """The error holds its type and its function, so that the user knows what to change."""
     connection = threading.Lock()
 
     def train() -> None:
@@ -160,7 +160,7 @@ def test_a_closure_variable_that_cannot_travel_is_named() -> None:
 
 
 def test_a_global_variable_that_cannot_travel_is_named() -> None:
-    """Also when a nested function uses it."""
+    """A nested function may be the one that uses it, which pickle's own error does not tell."""
 
     def train() -> Any:
         return [LOCK for _ in range(3)]
@@ -170,7 +170,7 @@ def test_a_global_variable_that_cannot_travel_is_named() -> None:
 
 
 def test_a_variable_of_a_helper_is_named_with_the_helper() -> None:
-    """The function that is called need not be the one at fault."""
+    """The function that the task calls need not be the one at fault."""
     connection = threading.Lock()
 
     def helper() -> None:
@@ -184,7 +184,7 @@ def test_a_variable_of_a_helper_is_named_with_the_helper() -> None:
 
 
 def test_a_default_that_cannot_travel_is_named() -> None:
-    """Defaults are part of the function."""
+    """Defaults are a part of the function, and easily overlooked."""
 
     def train(lock: Any = LOCK) -> None:
         del lock
@@ -197,13 +197,13 @@ def test_a_default_that_cannot_travel_is_named() -> None:
     ("args", "kwargs", "what"), [([1, LOCK], {}, "argument 2"), ([], {"lock": LOCK}, "argument 'lock'")]
 )
 def test_an_argument_that_cannot_travel_is_named(args: list[Any], kwargs: dict[str, Any], what: str) -> None:
-    """By position or by name."""
+    """The user sees which of the arguments it is, by position or by name."""
     with pytest.raises(FunctionNotPicklable, match=f"cannot ship {what} of print, a _thread.lock"):
         packing.pack(print, args, kwargs)
 
 
 def test_the_archive_is_the_same_bytes_each_time() -> None:
-    """So that what was submitted can be compared."""
+    """What was submitted can be compared with what would be submitted now."""
     archive.build.cache_clear()
     first = archive.build()
     archive.build.cache_clear()
@@ -211,7 +211,7 @@ def test_the_archive_is_the_same_bytes_each_time() -> None:
 
 
 def test_recoverable_error_can_be_raised_where_the_package_is_not_installed(tmp_path: Path) -> None:
-    """By the name that users import."""
+    """Functions use the name that users import, on images that know nothing of this package."""
 
     def names() -> str:
         return ",".join(

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import widgets
-import yard
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
 import airflow_distrib
+import widgets
+import yard
 from airflow_distrib import ConfigError, RankFailed, catalogue
 from airflow_distrib.core.status import JobState
 from airflow_distrib.decorators import tasks
@@ -259,21 +259,27 @@ def widget(**arguments: Any) -> widgets.WidgetOperator:
     )
 
 
-def end(api: FakeKubernetes, name: str, state: str, outcome: Outcome | None) -> None:
-    """Let a widget end, with the pods that it asked for."""
-    found = api.objects[WIDGETS][name]
+def put_pods(api: FakeKubernetes, name: str, outcome: Outcome | None = None) -> None:
+    """Show the two pods of a widget: at work, or ended, one of them with an outcome."""
+    labels = api.objects[WIDGETS][name]["spec"]["groups"][0]["pod"]["metadata"]["labels"]
     for number in (0, 1):
-        message = report.termination_message(outcome) if outcome and outcome.rank == number else ""
-        code = 1 if outcome and outcome.rank == number and outcome.kind == FAILURE else 0
-        ended = {"exitCode": code, "message": message, "finishedAt": "2026-01-01T00:00:00Z"}
-        labels = {**found["spec"]["groups"][0]["pod"]["metadata"]["labels"], "example.com/number": str(number)}
-        status = {
-            "phase": "Failed" if code else "Succeeded",
-            "containerStatuses": [{"name": "work", "state": {"terminated": ended}}],
-        }
-        api.put(PODS, {"metadata": {"name": f"{name}-{number}", "labels": labels}, "status": status})
-        api.logs[f"{name}-{number}"] = f"2026-01-01T00:00:00.000000001Z [rank {number}] hello\n"
-        api.log_closed.add(f"{name}-{number}")
+        pod, mine = f"{name}-{number}", outcome is not None and outcome.rank == number
+        failed = mine and outcome is not None and outcome.kind == FAILURE
+        message = report.termination_message(outcome) if mine and outcome is not None else ""
+        ended = {"exitCode": int(failed), "message": message, "finishedAt": "2026-01-01T00:00:00Z"}
+        state = {"running": {}} if outcome is None else {"terminated": ended}
+        phase = "Running" if outcome is None else "Failed" if failed else "Succeeded"
+        status = {"phase": phase, "containerStatuses": [{"name": "work", "state": state}]}
+        metadata = {"name": pod, "labels": {**labels, "example.com/number": str(number)}}
+        api.put(PODS, {"metadata": metadata, "status": status})
+        api.logs[pod] = f"2026-01-01T00:00:00.000000001Z [rank {number}] hello\n"
+
+
+def end(api: FakeKubernetes, name: str, state: str, outcome: Outcome) -> None:
+    """Let a widget end."""
+    put_pods(api, name, outcome)
+    api.log_closed.update(api.logs)
+    found = api.objects[WIDGETS][name]
     api.put(WIDGETS, {**found, "status": {"state": state, "finishedAt": "2026-01-01T00:00:00Z"}})
 
 
@@ -288,7 +294,9 @@ def test_a_new_custom_resource_is_submitted_watched_and_its_value_returned(api: 
 
     async def finish() -> dict[str, Any]:
         watching = asyncio.create_task(event_of(waiting))
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(api.call, put_pods, api, name)
+        while sum(count for path, count in api.requests.items() if path.endswith("/log")) < 2:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.02)
         assert not watching.done()
         await asyncio.to_thread(api.call, end, api, name, "Done", VALUE)
         return await asyncio.wait_for(watching, 10)

@@ -34,7 +34,8 @@ def test_every_field_of_the_connection_counts(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_kubeconfig_may_be_in_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers need no file of their own, whether the kubeconfig is stored as text or as a mapping."""
-    for given in ({"clusters": []}, '{"clusters": []}'):
+    both: tuple[object, ...] = ({"clusters": []}, '{"clusters": []}')
+    for given in both:
         assert connect(monkeypatch, kube_config=given).settings().kube_config == {"clusters": []}
 
 

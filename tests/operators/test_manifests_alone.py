@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 
 from airflow_distrib import ConfigError, ElasticOperator, MPIJobOperator, PyTorchJobOperator
+from airflow_distrib.operators.base import DistributedJobOperator
 
 
 def template(name: str, *command: str) -> dict[str, Any]:
     """A pod template with one container of any name."""
     return {"spec": {"containers": [{"name": name, "image": "me/x:1", "command": list(command)}]}}
+
+
+def resource_of(operator: DistributedJobOperator[Any]) -> dict[str, Any]:
+    """Return the resource that a task would create."""
+    resource = operator.render()["manifest"]
+    assert isinstance(resource, dict)
+    return resource
 
 
 def test_an_mpijob_takes_its_size_from_its_manifest() -> None:
@@ -21,7 +29,7 @@ def test_an_mpijob_takes_its_size_from_its_manifest() -> None:
         "Worker": {"replicas": 3, "template": template("mpi-worker", "sshd")},
     }
     manifest = {"kind": "MPIJob", "spec": {"slotsPerWorker": 2, "mpiReplicaSpecs": specs}}
-    shown = MPIJobOperator(task_id="t", manifest=manifest).render()["manifest"]["spec"]
+    shown = resource_of(MPIJobOperator(task_id="t", manifest=manifest))["spec"]
     assert (shown["slotsPerWorker"], shown["mpiReplicaSpecs"]["Worker"]["replicas"]) == (2, 3)
     for role, command in (("Launcher", ["mpirun", "pi"]), ("Worker", ["sshd"])):
         (container,) = shown["mpiReplicaSpecs"][role]["template"]["spec"]["containers"]
@@ -31,8 +39,8 @@ def test_an_mpijob_takes_its_size_from_its_manifest() -> None:
 def test_a_pytorchjob_takes_its_size_from_its_manifest() -> None:
     """A manifest that describes a master alone is a job of one rank."""
     specs = {"Master": {"template": template("trainer", "python", "t.py")}}
-    shown = PyTorchJobOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}}).render()
-    roles = shown["manifest"]["spec"]["pytorchReplicaSpecs"]
+    shown = resource_of(PyTorchJobOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}}))
+    roles = shown["spec"]["pytorchReplicaSpecs"]
     assert list(roles) == ["Master"]
     assert roles["Master"]["template"]["spec"]["containers"][0]["name"] == "pytorch"
 
@@ -40,9 +48,9 @@ def test_a_pytorchjob_takes_its_size_from_its_manifest() -> None:
 def test_elastic_becomes_a_pytorchjob_or_a_pod_as_its_manifest_asks() -> None:
     """A user who brings a manifest need not know which of the two a config would have chosen."""
     specs = {"Worker": {"replicas": 2, "template": template("w", "torchrun", "t.py")}}
-    nodes = ElasticOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}}).render()["manifest"]
+    nodes = resource_of(ElasticOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}}))
     assert (nodes["kind"], nodes["spec"]["elasticPolicy"]["maxReplicas"]) == ("PyTorchJob", 2)
-    alone = ElasticOperator(task_id="p", manifest={"kind": "Pod", **template("any", "x")}).render()["manifest"]
+    alone = resource_of(ElasticOperator(task_id="p", manifest={"kind": "Pod", **template("any", "x")}))
     assert (alone["kind"], alone["spec"]["containers"][0]["command"]) == ("Pod", ["x"])
 
 
@@ -85,7 +93,7 @@ def test_a_manifest_from_upstream_gives_the_size_once_it_is_known() -> None:
     """Numbers in rendered templates are text, and still count as the number of workers."""
     specs = {"Worker": {"replicas": "{{ params.n }}", "template": template("w", "x")}}
     task = PyTorchJobOperator(task_id="t", manifest={"spec": {"pytorchReplicaSpecs": specs}})
-    task.manifest["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = "2"
+    getattr(task, "manifest")["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = "2"  # noqa: B009 - a field that is made from an argument
     assert task.final_config().world_size == 3
 
 

@@ -1,4 +1,4 @@
-"""Return values as JSON."""
+"""Return values become JSON, and what cannot is refused with its path."""
 
 from __future__ import annotations
 
@@ -58,31 +58,31 @@ CONVERTED = [
 
 
 @pytest.mark.parametrize(("value", "plain"), CONVERTED)
-def test_values_that_json_can_hold_are_converted_without_a_word(value: Any, plain: Any) -> None:
-    """Scalars of numpy, tuples and dates become what JSON has for them."""
+def test_values_that_json_can_hold_are_converted_without_a_warning(value: Any, plain: Any) -> None:
+    """Scalars of numpy, tuples and dates are common in results and have an obvious form in JSON."""
     text, warnings = to_json(value)
     assert json.loads(text) == plain
     assert warnings == []
 
 
 @pytest.mark.parametrize(
-    ("value", "place"),
+    ("value", "path"),
     [
         (float("nan"), "result is nan"),
         ({"loss": float("inf")}, "result['loss'] is inf"),
         ({"curve": [1.0, np.float32("nan")]}, "result['curve'][1] is nan"),
     ],
 )
-def test_numbers_that_are_not_finite_become_null_with_a_warning_that_names_the_key(value: Any, place: str) -> None:
-    """A diverged loss does not fail the task, and does not pass for a number."""
+def test_numbers_that_are_not_finite_become_null_with_a_warning_that_names_the_key(value: Any, path: str) -> None:
+    """A diverged loss does not fail the task, and does not pass for a number either."""
     text, warnings = to_json(value)
     assert "null" in text
     assert len(warnings) == 1
-    assert place in warnings[0]
+    assert path in warnings[0]
 
 
 def test_number_keys_become_text_with_a_warning() -> None:
-    """Losses by epoch number are common; JSON has only text keys."""
+    """Losses by epoch number are common, and JSON has only text for keys."""
     text, warnings = to_json({1: 0.5, np.int64(2): 0.25})
     assert json.loads(text) == {"1": 0.5, "2": 0.25}
     assert len(warnings) == 2
@@ -103,7 +103,7 @@ def test_number_keys_become_text_with_a_warning() -> None:
     ],
 )
 def test_everything_else_is_refused_with_the_type_and_the_key(value: Any, words: list[str]) -> None:
-    """The error names where the value is, what it is and what to do."""
+    """The error names where the value is, what it is and what to return instead."""
     with pytest.raises(ResultError) as caught:
         to_json(value)
     for word in words:
@@ -111,14 +111,14 @@ def test_everything_else_is_refused_with_the_type_and_the_key(value: Any, words:
 
 
 def test_a_value_that_contains_itself_is_refused() -> None:
-    """Not a recursion error somewhere deep inside."""
+    """The error names the value, where Python would only report its recursion limit."""
     loop: list[Any] = []
     loop.append(loop)
     with pytest.raises(ResultError, match=r"result\[0\] contains itself"):
         to_json(loop)
 
 
-def test_the_same_object_twice_is_no_loop() -> None:
-    """Only an object inside itself is."""
+def test_the_same_object_twice_is_converted_twice() -> None:
+    """Only an object inside itself has no form in JSON."""
     shared = [1]
     assert json.loads(to_json([shared, shared]).text) == [[1], [1]]

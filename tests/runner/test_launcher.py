@@ -1,4 +1,4 @@
-"""mpirun's side of the runner: ranks elsewhere, one supervisor that knows how they ended."""
+"""The runner beside mpirun starts ranks elsewhere, and knows how each of them ended."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(function: Callable[..., Any], folder: Path, **fields: Any) -> tuple[int,
 
 
 def test_rank_zeros_value_reaches_the_launchers_pod(tmp_path: Path) -> None:
-    """And its log has every rank's lines."""
+    """Only the launcher's pod can report to Airflow, and its log holds the lines of every rank."""
 
     def add() -> int:
         import os
@@ -84,8 +84,8 @@ def test_rank_zeros_value_reaches_the_launchers_pod(tmp_path: Path) -> None:
     assert (document.rank, document.result) == (0, "3")
 
 
-def test_a_large_value_does_too(tmp_path: Path) -> None:
-    """At the end of the launcher's log."""
+def test_a_large_value_reaches_the_end_of_the_launchers_log(tmp_path: Path) -> None:
+    """A termination message is too small for it."""
 
     def large() -> str:
         import os
@@ -100,7 +100,7 @@ def test_a_large_value_does_too(tmp_path: Path) -> None:
 
 
 def test_the_failing_rank_is_named_and_not_mpirun(tmp_path: Path) -> None:
-    """Which only knows its exit status."""
+    """The command mpirun itself knows only an exit status."""
 
     def fail() -> None:
         import os
@@ -115,7 +115,7 @@ def test_the_failing_rank_is_named_and_not_mpirun(tmp_path: Path) -> None:
 
 
 def test_a_launcher_that_fails_by_itself_is_named(tmp_path: Path) -> None:
-    """As when a host cannot be reached."""
+    """If a host cannot be reached, no rank exists that could report it."""
     whole = specs.Spec(specs.LAUNCHER, "", termination_log=str(tmp_path / "log"), command=["false"], token="s")
     (tmp_path / "launcher.json").write_text(whole.to_json())
     (tmp_path / "runner.pyz").write_bytes(archive.build())
@@ -128,7 +128,7 @@ def test_a_launcher_that_fails_by_itself_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("message", [b"{}\n", b"nonsense\n", b'{"token": "wrong", "outcome": "{}"}\n', b""])
 def test_the_collector_takes_nothing_without_the_token(message: bytes, tmp_path: Path) -> None:
-    """Anybody in the cluster can connect."""
+    """Anybody in the cluster can connect to its port."""
     listening = collector.Collector(str(tmp_path), "right")
     try:
         address = listening.start().rpartition(":")
@@ -142,27 +142,27 @@ def test_the_collector_takes_nothing_without_the_token(message: bytes, tmp_path:
         listening.server_close()
 
 
-def test_a_report_that_nobody_takes_says_so(tmp_path: Path) -> None:
-    """The rank then writes it into its log."""
+def test_a_report_that_nobody_takes_is_known_to_the_rank(tmp_path: Path) -> None:
+    """The rank can then write its outcome into its log instead."""
     ended = Outcome(outcomes.SUCCESS, 0, result="1")
     assert not collector.send(ended, "t", {})
     assert not collector.send(ended, "t", {collector.ADDRESS: "127.0.0.1:1"})
 
 
 def test_variables_that_are_not_set_are_not_exported() -> None:
-    """mpirun would complain about each."""
+    """The command mpirun would complain about each of them."""
     assert launcher.exports(["HERE", "MISSING", "THERE"], {"HERE": "1", "THERE": ""}) == ["-x", "HERE", "-x", "THERE"]
 
 
 @pytest.mark.parametrize("text", ["a slots=2\nb slots=2\n", "a:2\nb:2\n", "# workers\na\n\nb\n"])
 def test_hosts_are_read_from_every_implementations_file(text: str, tmp_path: Path) -> None:
-    """Open MPI's and the others'."""
+    """Open MPI and the others write their hostfiles in different forms."""
     (tmp_path / "hostfile").write_text(text)
     assert launcher.hosts(str(tmp_path / "hostfile")) == ["a", "b"]
 
 
-def test_hosts_are_waited_for(tmp_path: Path) -> None:
-    """Until each takes connections."""
+def test_hosts_are_waited_for_until_they_accept_connections(tmp_path: Path) -> None:
+    """Pods of workers start at different times, and mpirun would give up on the slow ones."""
     (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\n")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -176,7 +176,7 @@ def test_hosts_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_payload_from_elsewhere_must_be_the_one_that_was_submitted(tmp_path: Path) -> None:
-    """Whoever can write to a bucket must not get his code run."""
+    """Whoever can write to a bucket must not get code of his own run."""
     (tmp_path / "payload").write_bytes(packing.pack(int, [], {}))
     spec = specs.Spec(
         specs.ENVIRONMENT,

@@ -1,4 +1,4 @@
-"""Streams cut into lines."""
+"""Streams of bytes are cut into lines, each with the rank that wrote it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_distrib.runner.lines import MAX_LINE_BYTES, LineSplitter, RankLine,
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r"), max_size=30)), st.integers(1, 7))
 def test_lines_are_whole_however_the_bytes_arrive(lines: list[str], step: int) -> None:
-    """Pieces may end inside a line, or inside a character."""
+    """Pieces of a stream may end inside a line, or even inside a character."""
     data = "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
     splitter = LineSplitter()
     found = [line for at in range(0, len(data), step) for line in splitter.feed(data[at : at + step])]
@@ -20,8 +20,8 @@ def test_lines_are_whole_however_the_bytes_arrive(lines: list[str], step: int) -
     ]
 
 
-def test_what_stands_after_the_last_line_end_is_not_lost() -> None:
-    """A process that dies in the middle of a line still said it."""
+def test_text_after_the_last_line_end_is_not_lost() -> None:
+    """The last words of a process that dies in the middle of a line are often the cause."""
     splitter = LineSplitter()
     assert splitter.feed(b"whole\nhalf") == ["whole"]
     assert splitter.flush() == ["half"]
@@ -29,7 +29,7 @@ def test_what_stands_after_the_last_line_end_is_not_lost() -> None:
 
 
 def test_a_progress_bar_is_shown_as_a_terminal_shows_it() -> None:
-    """Only what stands after the last carriage return is visible."""
+    """Only the text after the last carriage return is meant to be visible."""
     assert LineSplitter().feed(b" 10%|#   |\r 50%|##  |\r100%|####|\n") == ["100%|####|"]
     assert LineSplitter().feed(b"dos\r\n") == ["dos"]
 
@@ -46,11 +46,11 @@ def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
 
 
 def test_bytes_that_are_no_text_are_shown_with_replacements() -> None:
-    """A binary line does not end the log."""
+    """A line of binary data does not end the log."""
     assert LineSplitter().feed(b"\xff\xfe ok\n") == ["\ufffd\ufffd ok"]
 
 
 @pytest.mark.parametrize("line", [RankLine(3, "text"), RankLine(None, "text"), RankLine(0, "")])
 def test_prefix_and_parse_are_each_others_reverse(line: RankLine) -> None:
-    """The rank travels in front of the line."""
+    """The rank of a line survives the way through a pipe or a file."""
     assert parse(prefixed(line)) == line

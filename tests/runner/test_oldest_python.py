@@ -1,4 +1,4 @@
-"""The archive under every Python that remote machines may have."""
+"""The archive starts under every Python that remote machines may have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def interpreters() -> dict[str, str]:
     if pyenv := shutil.which("pyenv"):
         root = subprocess.run([pyenv, "root"], capture_output=True, text=True, check=False).stdout.strip()
         paths += [str(path) for path in Path(root).glob("versions/3.*/bin/python")]
-    found = {}
+    found: dict[str, str] = {}
     for path in [*paths, sys.executable]:
         if path is None:
             continue
@@ -51,8 +51,8 @@ def start(python: str, folder: Path) -> tuple[int, outcomes.Outcome]:
 
 
 @pytest.mark.parametrize("version", sorted(PYTHONS))
-def test_the_runner_works_or_says_which_python_is_wanted(version: str, tmp_path: Path) -> None:
-    """The same version calls the function; any other says both versions, and is not retried."""
+def test_the_runner_works_or_names_the_python_that_is_wanted(version: str, tmp_path: Path) -> None:
+    """A rank with another Python names both versions, and its task is not retried in vain."""
     code, outcome = start(PYTHONS[version], tmp_path)
     if version == python_version():
         assert (code, outcome.result) == (0, "3")
@@ -65,7 +65,7 @@ def test_the_runner_works_or_says_which_python_is_wanted(version: str, tmp_path:
 
 @pytest.mark.skipif("3.8" not in PYTHONS, reason="there is no Python 3.8 on this machine")
 def test_every_module_of_the_runner_can_be_imported_by_the_oldest_python(tmp_path: Path) -> None:
-    """Also the ones that this job did not need."""
+    """Modules that one job does not need may be the ones that the next job needs."""
     (tmp_path / "runner.pyz").write_bytes(archive.build())
     names = [path.stem for path in Path(report.__file__).parent.glob("*.py") if path.stem != "__init__"]
     code = (

@@ -1,4 +1,4 @@
-"""Outcome documents and the choice of the failure to name."""
+"""Outcomes travel as documents, and the earliest failure among them is the one to name."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def failed(rank: int | None, time: float, **fields: object) -> Outcome:
     )
 )
 def test_a_document_comes_back_as_it_was(outcome: Outcome) -> None:
-    """Whatever text an error holds survives the way over JSON."""
+    """Whatever text an error holds survives the way through JSON."""
     assert from_json(outcome.to_json()) == outcome
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", '{"kind": "success"}', '{"format": 99, "kind": "success"}'])
-def test_what_is_not_a_document_of_this_format_is_an_error(text: str) -> None:
-    """A damaged document is never taken for a success."""
+def test_a_text_that_is_no_document_of_this_format_is_an_error(text: str) -> None:
+    """A damaged document must never be taken for a success."""
     with pytest.raises(OutcomeUnreadable):
         from_json(text)
 
 
 def test_fields_of_a_later_version_are_dropped() -> None:
-    """A newer runner may say more than this reader knows."""
+    """A newer runner in an image may report more than this release knows."""
     assert from_json('{"format": 1, "kind": "success", "rank": 0, "energy": 5}') == Outcome(outcomes.SUCCESS, 0)
 
 
-ORDER = [
+EARLIEST = [
     ([failed(0, 10.0), failed(1, 9.0)], 1),
     ([failed(2, 10.0), failed(1, 10.0)], 1),
     ([failed(0, 9.5), failed(1, 10.0, error_type=outcomes.PROCESS_KILLED)], 1),
@@ -55,16 +55,16 @@ ORDER = [
 ]
 
 
-@pytest.mark.parametrize(("found", "rank"), ORDER)
+@pytest.mark.parametrize(("found", "rank"), EARLIEST)
 def test_the_earliest_failure_is_named(found: list[Outcome], rank: int) -> None:
-    """Killed ranks get a head start, ranks that were stopped and agents come last."""
+    """Killed ranks cannot report at once and get a head start, while stopped ranks and agents are no cause."""
     first = earliest_failure(found)
     assert first is not None
     assert first.rank == rank
 
 
 def test_there_is_no_failure_among_successes() -> None:
-    """Nothing to name is None."""
+    """A caller can tell a good end from a bad one by it."""
     assert earliest_failure([Outcome(outcomes.SUCCESS, 0)]) is None
 
 
@@ -72,8 +72,8 @@ def test_there_is_no_failure_among_successes() -> None:
     ("error", "recoverable"),
     [(RecoverableError("x"), True), (NonRecoverableError("x"), False), (ValueError("x"), None)],
 )
-def test_an_exception_says_whether_a_retry_helps(error: Exception, recoverable: bool | None) -> None:
-    """Only the two classes for it decide; everything else is left to Airflow's retries."""
+def test_an_exception_decides_whether_a_retry_helps(error: Exception, recoverable: bool | None) -> None:
+    """Only the two classes made for it decide, and everything else is up to Airflow's retries."""
     assert failure_fields(error)["recoverable"] is recoverable
 
 
@@ -95,7 +95,7 @@ def test_a_text_that_no_encoding_takes_comes_back() -> None:
 
 
 def test_a_long_traceback_keeps_its_end() -> None:
-    """The end names the fault."""
+    """The last lines of a traceback name the fault."""
 
     def deep(level: int) -> None:
         if level:

@@ -1,4 +1,4 @@
-"""The runner as a pod starts it: one rank, numbered by its launcher, with a termination message."""
+"""The runner in a pod is one rank, numbered by its launcher, and reports in a termination message."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str, Outco
 
 
 def test_a_small_result_is_the_termination_message(tmp_path: Path) -> None:
-    """Rank 0's, here numbered by Slurm."""
+    """The API server keeps it with the pod's state, so that reading it needs no log."""
 
-    def place() -> list[str]:
+    def numbers() -> list[str]:
         import os
 
         print("hello")
         return [os.environ["RANK"], os.environ["WORLD_SIZE"]]
 
     environment = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
-    code, log, document = ended(start(place, tmp_path, environment), tmp_path)
+    code, log, document = ended(start(numbers, tmp_path, environment), tmp_path)
     assert (code, log) == (0, "[rank 0] hello\n")
     assert document is not None
     assert (document.rank, document.world_size, document.result) == (0, 4, '["0", "4"]')
 
 
 def test_a_larger_result_is_at_the_end_of_the_log(tmp_path: Path) -> None:
-    """In lines that say whether they are whole."""
+    """Its lines tell whether they are complete, since a log can be cut."""
 
     def large() -> str:
         import os
@@ -69,7 +69,7 @@ def test_a_larger_result_is_at_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 def test_a_failure_is_the_termination_message_and_the_exit_status(tmp_path: Path) -> None:
-    """So that the job's operator sees it as well."""
+    """The operator of the job sees the failure as well, and can end the other pods."""
 
     def fail() -> None:
         raise ValueError("no such column")
@@ -82,7 +82,7 @@ def test_a_failure_is_the_termination_message_and_the_exit_status(tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_is_the_termination_message_even_if_the_function_then_returns(number: int, tmp_path: Path) -> None:
-    """An evicted pod has not succeeded."""
+    """An evicted pod has not succeeded, whatever its function returns on SIGTERM."""
 
     def obey() -> str:
         import signal
@@ -110,7 +110,7 @@ def test_a_stop_is_the_termination_message_even_if_the_function_then_returns(num
 
 
 def test_a_rank_that_ends_by_the_signal_before_its_supervisor_has_not_failed(tmp_path: Path) -> None:
-    """Slurm sends it to every process of a job, and the rank may be the faster."""
+    """Slurm sends the signal to every process of a job, and the rank may be the faster one."""
 
     def wait() -> None:
         import os

@@ -1,4 +1,4 @@
-"""Which rank a process is."""
+"""A process finds out which rank it is from the variables of its launcher."""
 
 from __future__ import annotations
 
@@ -37,27 +37,27 @@ CASES = [
 
 
 @pytest.mark.parametrize(("env", "rank"), CASES)
-def test_rank_is_read_from_each_launchers_environment(env: dict[str, str], rank: Rank) -> None:
+def test_the_rank_is_read_from_each_launchers_environment(env: dict[str, str], rank: Rank) -> None:
     """Every launcher's variables give the global rank, the world size and the local rank."""
     assert from_env(env) == rank
 
 
 @pytest.mark.parametrize("env", [{"RANK": "one"}, {"TF_CONFIG": "{"}, {"TF_CONFIG": "{}"}, {"TF_CONFIG": "[]"}])
-def test_unreadable_rank_is_an_error_that_names_the_variable(env: dict[str, str]) -> None:
-    """A damaged variable is never taken for rank 0."""
+def test_an_unreadable_rank_is_an_error_that_names_the_variable(env: dict[str, str]) -> None:
+    """A damaged variable must never be taken for rank 0."""
     with pytest.raises(RankUnreadable, match=next(iter(env))):
         from_env(env)
 
 
 def test_export_fills_in_what_torch_needs_and_keeps_what_is_there() -> None:
-    """torch.distributed works under mpirun, and a launcher's own RANK is not overwritten."""
+    """The module torch.distributed works under mpirun, and a launcher's own RANK is not overwritten."""
     env = {"LOCAL_RANK": "9"}
     export(Rank(2, 4, 0, "openmpi"), env)
     assert env == {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "9"}
 
 
 def test_export_does_not_invent_a_world_size() -> None:
-    """An indexed job does not say how many pods there are."""
+    """An indexed job does not tell how many pods there are, and a wrong number would hang its ranks."""
     env: dict[str, str] = {}
     export(Rank(1, None, 0, "indexed_job"), env)
     assert "WORLD_SIZE" not in env

@@ -1,4 +1,4 @@
-"""The carriers of outcomes."""
+"""Outcomes are carried by files, termination messages and lines of a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def success(size: int = 2) -> Outcome:
 
 
 def test_outcomes_of_a_folder_are_collected_by_rank(tmp_path: Path) -> None:
-    """A later outcome of a rank replaces the earlier one; the agent's comes last."""
+    """A later outcome of a rank replaces the earlier one, and the agent's comes last."""
     report.leave(str(tmp_path), Outcome(outcomes.FAILURE, None, message="agent"), "agent-0")
     for rank in (10, 2):
         report.leave(str(tmp_path), Outcome(outcomes.SUCCESS, rank))
@@ -30,14 +30,14 @@ def test_outcomes_of_a_folder_are_collected_by_rank(tmp_path: Path) -> None:
 
 
 def test_ranks_that_the_job_shrank_below_do_not_count(tmp_path: Path) -> None:
-    """An elastic job of four that went on as two."""
+    """An elastic job of four ranks that went on as two has only two outcomes."""
     report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 3, world_size=4, time=1.0))
     report.leave(str(tmp_path), Outcome(outcomes.SUCCESS, 0, world_size=2, time=2.0))
     assert [each.rank for each in report.collect(str(tmp_path))] == [0]
 
 
-def test_a_restarted_rank_forgets_what_it_left(tmp_path: Path) -> None:
-    """Its failure before the restart is not a failure of the job; forgetting nothing is fine."""
+def test_a_restarted_rank_forgets_its_earlier_outcome(tmp_path: Path) -> None:
+    """A failure before the restart is not a failure of the job."""
     report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 1))
     assert report.has_left(str(tmp_path), 1)
     for _ in range(2):
@@ -47,25 +47,25 @@ def test_a_restarted_rank_forgets_what_it_left(tmp_path: Path) -> None:
 
 
 def test_a_small_outcome_fits_the_termination_message() -> None:
-    """And comes back from it."""
+    """A pod's state can carry it, and it comes back as it was."""
     text = report.termination_message(success(2000))
     assert text is not None
     assert len(text) <= report.MAX_TERMINATION_BYTES
     assert report.from_termination_message(text) == success(2000)
 
 
-def test_a_large_outcome_does_not() -> None:
-    """The kubelet would cut it."""
+def test_a_large_outcome_does_not_fit_the_termination_message() -> None:
+    """The kubelet would cut it, and a cut document is worthless."""
     assert report.termination_message(success(6000)) is None
 
 
 def test_another_programs_termination_message_is_not_an_outcome() -> None:
-    """Some images write their own."""
+    """Some images write messages of their own."""
     assert report.from_termination_message("Segmentation fault") is None
 
 
-def test_frames_are_found_among_other_lines_in_any_order() -> None:
-    """Log lines of other processes stand between them."""
+def test_frames_are_found_among_other_lines_in_any_sequence() -> None:
+    """Lines of other processes may appear between them in a log."""
     lines = report.frames(success(30_000))
     assert len(lines) > 2
     mixed = ["epoch 1", *reversed(lines), "done"]
@@ -78,13 +78,13 @@ def test_the_last_document_counts() -> None:
 
 
 def test_a_log_without_frames_has_no_document() -> None:
-    """Which is not an error here: the caller knows whether one was promised."""
+    """The caller knows whether one was promised, so that this is no error by itself."""
     assert report.from_frames(["epoch 1", "::airflow-distrib nonsense"]) is None
 
 
 @pytest.mark.parametrize("damage", ["missing", "altered"])
 def test_a_damaged_document_is_an_error(damage: str) -> None:
-    """Neither a lost nor a changed line passes."""
+    """Neither a lost nor a changed line may lead to a wrong result."""
     lines = report.frames(success(30_000))
     if damage == "missing":
         del lines[1]
@@ -95,5 +95,5 @@ def test_a_damaged_document_is_an_error(damage: str) -> None:
 
 
 def test_a_one_mebibyte_result_travels_in_frames() -> None:
-    """The largest result that needs no result_path."""
+    """The documented limit holds for a result without result_path."""
     assert report.from_frames(report.frames(success(2**20 - 2))) == success(2**20 - 2)

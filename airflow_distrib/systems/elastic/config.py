@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
@@ -15,7 +15,7 @@ from airflow_distrib.systems.kubernetes.resources import Replica, Resources, Res
 _SECONDS = config.seconds()
 
 # Keys that torch reads, by the backends in torch/distributed/elastic/rendezvous (2.4 to
-# 2.15): RendezvousParameters itself takes any key and never looks at most.
+# 2.15): RendezvousParameters itself accepts any key and ignores unknown ones.
 RENDEZVOUS_KEYS: Mapping[str, Check] = {
     "timeout": _SECONDS,
     "join_timeout": _SECONDS,
@@ -33,12 +33,12 @@ RENDEZVOUS_KEYS: Mapping[str, Check] = {
 }
 
 # Ranks start at different times: images are pulled, nodes are added. Seconds.
-RENDEZVOUS_DEFAULTS: Mapping[str, Any] = {"timeout": 900, "join_timeout": 900, "read_timeout": 900}
+RENDEZVOUS_DEFAULTS: Mapping[str, object] = {"timeout": 900, "join_timeout": 900, "read_timeout": 900}
 
 _NNODES = re.compile(r"(\d+)(?::(\d+))?")
 
 
-def _nodes(name: str, value: Any) -> int | str:
+def _nodes(name: str, value: object) -> int | str:
     match = None if isinstance(value, bool) else _NNODES.fullmatch(str(value).strip())
     if not match:
         raise ConfigError(name, f"must be a number such as 2, or a range 'min:max' such as '1:4'; got {value!r}")
@@ -46,22 +46,22 @@ def _nodes(name: str, value: Any) -> int | str:
     if least < 1:
         raise ConfigError(name, f"needs at least one node; got {value!r}")
     if least > most:
-        raise ConfigError(name, f"the least is more than the most; did you mean '{most}:{least}'? got {value!r}")
+        raise ConfigError(name, f"the minimum exceeds the maximum; did you mean '{most}:{least}'? got {value!r}")
     return least if least == most else f"{least}:{most}"
 
 
-def _processes(name: str, value: Any) -> int | str:
+def _processes(name: str, value: object) -> int | str:
     if value in ("auto", "gpu", "cpu"):
         return str(value)
     try:
-        return int(config.whole(1)(name, value))
+        return config.whole(1)(name, value)
     except ConfigError:
         raise ConfigError(
             name, f"must be a whole number, at least 1, or 'auto', 'gpu' or 'cpu'; got {value!r}"
         ) from None
 
 
-def _rendezvous(name: str, value: Any) -> dict[str, Any]:
+def _rendezvous(name: str, value: object) -> dict[str, object]:
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping; got {value!r}")
     for key in value:
@@ -73,7 +73,7 @@ def _rendezvous(name: str, value: Any) -> dict[str, Any]:
     }
 
 
-def _endpoint(name: str, value: Any) -> str:
+def _endpoint(name: str, value: object) -> str:
     host, colon, port = str(value).rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(name, f"must be 'host:port'; got {value!r}")
@@ -87,25 +87,25 @@ class Elastic(ClusterConfig):
         nnodes: nodes (machines): 2, "2", or a range "1:4" within which the job may grow
             and shrink.
         nproc_per_node: ranks on each node: a number, "gpu" (one per GPU), "cpu" (one per
-            core) or "auto" (GPUs where there are some, otherwise cores).
-        start_method: "spawn" starts each rank from a fresh interpreter; "fork" copies the
-            agent, which is faster but must not have touched a GPU.
-        monitor_interval: seconds between looks at the ranks.
-        max_restarts: restarts of all ranks after one failed. torchrun's default, 0.
+            core) or "auto" (GPUs if there are any, otherwise cores).
+        start_method: "spawn" starts each rank in a fresh interpreter; "fork" copies the
+            agent, which is faster, but the agent must not have used a GPU.
+        monitor_interval: seconds between checks of the ranks.
+        max_restarts: how often all ranks are restarted after one has failed; 0 as in torchrun.
         rdzv_backend: "c10d" needs no server; "static" is a fixed list of nodes.
         rdzv_endpoint: "host:port" of the rendezvous; None picks a free port, and on
             Kubernetes the first worker.
         rdzv_configs: further settings of the rendezvous, merged over the defaults of 900
             seconds for ``timeout``, ``join_timeout`` and ``read_timeout``.
-        nccl_heartbeat_timeout_sec: TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC; None leaves torch's.
-        nccl_async_error_handling: TORCH_NCCL_ASYNC_ERROR_HANDLING: True tears a rank down
-            when a collective fails; None leaves torch's.
-        nccl_collective_timeout_sec: after how many seconds a collective gives up: the
-            default of ``init_process_group(timeout=...)``, for every backend.
-        nccl_enable_monitoring: TORCH_NCCL_ENABLE_MONITORING; None leaves torch's.
-        requests: what the scheduler sets aside for each node's pod.
+        nccl_heartbeat_timeout_sec: TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC; None takes torch's default.
+        nccl_async_error_handling: TORCH_NCCL_ASYNC_ERROR_HANDLING: True ends a rank when a
+            collective fails; None takes torch's default.
+        nccl_collective_timeout_sec: timeout of collectives: the default of
+            ``init_process_group(timeout=...)``, for every backend.
+        nccl_enable_monitoring: TORCH_NCCL_ENABLE_MONITORING; None takes torch's default.
+        requests: what the scheduler reserves for each node's pod.
         limits: what each node's pod may use at most.
-        restart_policy: what happens to a pod that ended, "Never" by default.
+        restart_policy: what happens when a container has ended, "Never" by default.
 
     The options of :class:`~airflow_distrib.systems.kubernetes.options.ClusterConfig` are for
     Kubernetes.
@@ -118,13 +118,13 @@ class Elastic(ClusterConfig):
     max_restarts: int | str = 0
     rdzv_backend: str = "c10d"
     rdzv_endpoint: str | None = None
-    rdzv_configs: Mapping[str, Any] | None = None
+    rdzv_configs: Mapping[str, object] | None = None
     nccl_heartbeat_timeout_sec: int | str | None = 300
     nccl_async_error_handling: bool | str | None = None
     nccl_collective_timeout_sec: int | str | None = None
     nccl_enable_monitoring: bool | str | None = True
-    requests: Resources | Mapping[str, Any] | None = None
-    limits: Resources | Mapping[str, Any] | None = None
+    requests: Resources | Mapping[str, object] | None = None
+    limits: Resources | Mapping[str, object] | None = None
     restart_policy: RestartPolicy | str | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
@@ -153,23 +153,23 @@ class Elastic(ClusterConfig):
 
     @property
     def min_nodes(self) -> int:
-        """Nodes the job starts with at least."""
+        """Minimum number of nodes."""
         return int(str(self.nnodes).partition(":")[0])
 
     @property
     def max_nodes(self) -> int:
-        """Nodes the job grows to at most."""
+        """Maximum number of nodes."""
         return int(str(self.nnodes).rpartition(":")[2])
 
     @property
     def calls_directly(self) -> bool:
-        """One rank that is never restarted needs no agent, and so no torch."""
+        """Whether there is only one rank, never restarted, which needs no agent and no torch."""
         return self.max_nodes == 1 and self.nproc_per_node == 1 and self.max_restarts == 0
 
     def with_environment(self, defaults: Mapping[str, str]) -> Self:
-        """A copy whose ``env`` has these variables too, unless it sets them itself."""
+        """A copy with these variables in ``env``, unless it sets them itself."""
         return self.merged({"env": {**defaults, **(self.env or {})}})
 
-    def rendezvous(self) -> dict[str, Any]:
+    def rendezvous(self) -> dict[str, object]:
         """``rdzv_configs`` over the defaults."""
         return {**RENDEZVOUS_DEFAULTS, **(self.rdzv_configs or {})}

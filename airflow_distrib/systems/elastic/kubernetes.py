@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.request import JobRequest
@@ -27,37 +26,39 @@ def kubernetes(config: Elastic, request: JobRequest) -> KubernetesSubmission:
     """Render for Kubernetes.
 
     Raises:
-        ConfigError: an option that this way of running cannot honour.
+        ConfigError: Kubernetes cannot honour an option.
     """
     if config.rdzv_backend == "static":
-        raise ConfigError("rdzv_backend", "'static' is for launcher='local'; pods find each other by c10d")
-    config = config.with_environment({**nccl_environment(config), **_torchruns(config, request)})
+        raise ConfigError("rdzv_backend", "'static' is for launcher='local'; pods need 'c10d' to find each other")
+    config = config.with_environment({**nccl_environment(config), **_torchrun_environment(config, request)})
     if config.max_nodes == 1:
         return _pod(config, Job(POD, request))
     return _pytorchjob(config, Job(PYTORCHJOB, request))
 
 
-def config_of_manifest(own: Object) -> Mapping[str, Any]:
+def config_of_manifest(own: Object) -> Mapping[str, object]:
     """A PyTorchJob has as many nodes as workers; anything else is one Pod."""
     workers = kubeflow.replicas_of(own, REPLICAS, "Worker")
     return {} if workers is None else {"nnodes": workers}
 
 
-def _torchruns(config: Elastic, request: JobRequest) -> dict[str, str]:
-    """What ``torchrun`` in a command reads, besides what the training-operator sets for several nodes."""
+def _torchrun_environment(config: Elastic, request: JobRequest) -> dict[str, str]:
+    """Variables that ``torchrun`` in a command reads; for several nodes the training-operator sets the others."""
     if request.runs_function:
         return {}
-    values = {"PET_MONITOR_INTERVAL": text_of(config.monitor_interval), "PET_START_METHOD": config.start_method}
+    values = {"PET_MONITOR_INTERVAL": _text(config.monitor_interval), "PET_START_METHOD": config.start_method}
     if config.max_nodes == 1:
         values["PET_NPROC_PER_NODE"] = str(config.nproc_per_node)
         values["PET_MAX_RESTARTS"] = str(config.max_restarts)
     if config.nccl_collective_timeout_sec:
-        raise ConfigError("nccl_collective_timeout_sec", "is for functions; a program sets it in init_process_group")
+        raise ConfigError(
+            "nccl_collective_timeout_sec", "is for functions; a program must pass it to init_process_group"
+        )
     return values
 
 
-def text_of(value: Any) -> str:
-    """Torchrun reads most of its numbers as whole ones."""
+def _text(value: object) -> str:
+    """Torchrun parses most of its numbers as integers."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -83,7 +84,7 @@ def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:
         "rdzvId": job.name,
         "rdzvPort": PORT,
         "maxRestarts": int(config.max_restarts),
-        "rdzvConf": [{"key": key, "value": text_of(value)} for key, value in config.rendezvous().items()],
+        "rdzvConf": [{"key": key, "value": _text(value)} for key, value in config.rendezvous().items()],
     }
     if config.rdzv_endpoint:
         host, _, port = config.rdzv_endpoint.rpartition(":")
@@ -95,7 +96,7 @@ def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:
         "nprocPerNode": str(config.nproc_per_node),
         "runPolicy": manifest.run_policy(config, job),
     }
-    # Which node has which rank is settled at the rendezvous; the runner passes on the chosen ranks' lines.
+    # The rendezvous assigns ranks to nodes, so the runner, which knows them, selects the chosen ranks' lines.
     roles = None
     if not job.runs_function and job.request.log_ranks is not None:
         roles = tuple(f"worker-{node}" for node in job.request.log_ranks)
@@ -105,12 +106,8 @@ def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:
 def _pod(config: Elastic, job: Job) -> KubernetesSubmission:
     policy = config.run_policy if isinstance(config.run_policy, RunPolicy) else RunPolicy()
     replica = _replica(config)
-    role = pods.Role(
-        POD.container,
-        job.runner_command(),
-        job.secret,
-        restart_policy=manifest.restart_policy(config, replica, job),
-    )
+    restarts = manifest.restart_policy(config, replica, job)
+    role = pods.Role(POD.container, job.runner_command(), job.secret, restart_policy=restarts)
     template = manifest.pod_template(config, job, replica, role, "the Pod")
     deadline = policy.active_deadline_seconds
     seconds = job.request.deadline_seconds if deadline is None else int(deadline)

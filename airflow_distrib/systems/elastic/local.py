@@ -1,4 +1,4 @@
-"""An Elastic config as processes of one machine, and as arguments of torch's agent."""
+"""An Elastic config as processes on one machine, and as arguments of torch's agent."""
 
 from __future__ import annotations
 
@@ -9,32 +9,28 @@ from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.kubernetes.options import cluster_only
 from airflow_distrib.systems.local.plan import LocalPlan
 
-# Settings of torch's agent and of its rendezvous, which one direct rank has not.
+# Settings of torch's agent and its rendezvous, without effect on a rank that runs without an agent.
 _AGENT_ONLY = frozenset(
     {
-        "monitor_interval",
-        "nccl_collective_timeout_sec",
-        "rdzv_backend",
-        "rdzv_configs",
-        "rdzv_endpoint",
-        "start_method",
+        *("monitor_interval", "nccl_collective_timeout_sec", "start_method"),
+        *("rdzv_backend", "rdzv_configs", "rdzv_endpoint"),
     }
 )
 
 
 def local(config: Elastic, request: JobRequest) -> LocalPlan:
     """Render for the local launcher; several nodes become several agents on this machine."""
-    idle = cluster_fields(config)
+    not_applied = cluster_fields(config)
     if config.calls_directly:
-        idle += [name for name in config.serialize() if name in _AGENT_ONLY]
-        return LocalPlan(specs.RANKS, 1, config.env or {}, nccl_environment(config), not_applied=tuple(idle))
+        not_applied += [name for name in config.serialize() if name in _AGENT_ONLY]
+        return LocalPlan(specs.RANKS, 1, config.env or {}, nccl_environment(config), not_applied=tuple(not_applied))
     return LocalPlan(
         specs.ELASTIC,
         config.max_nodes,
         env=config.env or {},
         env_defaults=nccl_environment(config),
         elastic=elastic_spec(config, request.identity.name()),
-        not_applied=tuple(idle),
+        not_applied=tuple(not_applied),
     )
 
 
@@ -47,7 +43,7 @@ def elastic_spec(config: Elastic, rendezvous_id: str) -> ElasticSpec:
     """Arguments of torch's agent.
 
     Args:
-        rendezvous_id: must differ between tries, or a new try meets the old one's nodes.
+        rendezvous_id: must differ between tries, or a new try would join the old one's nodes.
     """
     return ElasticSpec(
         nproc_per_node=config.nproc_per_node,

@@ -1,4 +1,4 @@
-"""An Elastic config on a Slurm: torch's agent on each node, which srun starts."""
+"""An Elastic config on Slurm: srun starts torch's agent on each node."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def slurm(config: Elastic, request: JobRequest) -> SlurmSubmission:
     """Render for Slurm.
 
     Raises:
-        ConfigError: an option that is for Kubernetes, or that follows from the Elastic config.
+        ConfigError: an option is for Kubernetes, or is derived from the Elastic config.
     """
     for name in cluster_fields(config):
-        raise ConfigError(name, "is for Kubernetes; say what the job needs on a Slurm with slurm=Slurm(...)")
+        raise ConfigError(name, "is for Kubernetes; use slurm=Slurm(...) for options of Slurm")
     given = request.arguments.get("slurm")
     options = _of_agents(given if isinstance(given, Slurm) else Slurm(), config)
-    # Without an endpoint of the user's it is the first node, which only the job itself knows.
+    # The default endpoint is the first node, which only the job itself knows.
     agent = None if config.calls_directly else elastic_spec(config, request.identity.name())
     return submission.of_function(options, request, agent=agent, defaults=nccl_environment(config))
 
@@ -34,9 +34,9 @@ def _of_agents(options: Slurm, config: Elastic) -> Slurm:
     """One task on each node: torch's agent, which starts the ranks itself."""
     for name in ("nodes", "ntasks", "ntasks_per_node", "array", "components"):
         if getattr(options, name) is not None:
-            raise ConfigError(f"slurm.{name}", "follows from nnodes of the Elastic config; leave it out")
+            raise ConfigError(f"slurm.{name}", "follows from nnodes of the Elastic config; remove it")
     if config.rdzv_backend == "static":
-        raise ConfigError("rdzv_backend", "'static' is for launcher='local'; the nodes find each other by c10d")
+        raise ConfigError("rdzv_backend", "'static' is for launcher='local'; nodes need 'c10d' to find each other")
     nodes = config.min_nodes if config.min_nodes == config.max_nodes else f"{config.min_nodes}-{config.max_nodes}"
     env = {**(options.env or {}), **(config.env or {})}
     return options.merged({"nodes": nodes, "ntasks_per_node": 1, "env": env or None})

@@ -1,4 +1,4 @@
-"""The jobs of one connection to Kubernetes, of every kind."""
+"""The jobs of one connection to Kubernetes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class KubernetesJobs(JobClient[KubernetesSubmission]):
         return await self._api(reserved).find(reserved.address["namespace"], reserved.name, identity)
 
     async def complete(self, ref: JobRef, submission: KubernetesSubmission) -> None:
-        """The worker may have died between the job and the Secret its pods wait for."""
+        """Create the Secret, in case the worker died right after it had created the job."""
         if submission.specs:
             await self._api(ref).create_secret(ref, submission)
 
@@ -73,7 +73,7 @@ class KubernetesJobs(JobClient[KubernetesSubmission]):
         return await conclusion(self._session, api, waiting, ending, emit, returns=submission.returns)
 
     async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0, keep_files: bool = False) -> bool:
-        del keep_files  # nothing outlives a resource
+        del keep_files  # there are none
         async with self._session.calls:
             return await self._api(ref).cancel(ref, confirm_for=confirm_for)
 

@@ -91,7 +91,7 @@ def _problems(kind: Kind, view: View, now: float) -> Iterator[tuple[str, Problem
     reported = [] if enough else list(_problems_of_events(kind, view, resource, now))
     if not resource.get("status") and not view.pods and not reported:
         # A controller that cannot create pods writes events, but no status.
-        yield kind.kind, problems.not_seen(kind.kind)
+        yield kind.kind, problems.no_controller_yet(kind.kind)
     yield from reported
 
 

@@ -111,6 +111,7 @@ def submission(
     """
     _check_supported(config, job.kind)
     request = job.request
+    patience = request.arguments.get("patience")
     own = resource.get("metadata") or {}
     metadata = _metadata(config, job)
     for key in ("labels", "annotations"):
@@ -124,16 +125,11 @@ def submission(
         log=request.shows_log,
         log_parts=log_parts,
         named=not job.runs_function,
-        patience=_patience(request),
+        patience=patience.serialize() if isinstance(patience, Config) else {},
         kind=job.kind,
         manifest=_labelled(_with_own_manifest(whole, job), job),
         specs=files,
     )
-
-
-def _patience(request: JobRequest) -> Mapping[str, float | None]:
-    given = request.arguments.get("patience")
-    return given.serialize() if isinstance(given, Config) else {}
 
 
 def _check_supported(config: ClusterConfig, kind: Kind) -> None:

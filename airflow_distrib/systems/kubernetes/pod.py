@@ -12,7 +12,7 @@ _PHASES = {
     "Running": JobState.RUNNING,
     "Succeeded": JobState.SUCCEEDED,
     "Failed": JobState.FAILED,
-    # The node has not been heard of; Kubernetes decides in the end.
+    # The node does not answer; Kubernetes will eventually decide.
     "Unknown": JobState.RUNNING,
 }
 
@@ -28,7 +28,7 @@ def read(resource: Object) -> JobStatus:
 
 
 def ended_at(resource: Object) -> float | None:
-    """When the last container ended; a pod that never had one does not tell."""
+    """When the last container ended; None if none did."""
     statuses = (resource.get("status") or {}).get("containerStatuses") or ()
     ends = [seconds(((each.get("state") or {}).get("terminated") or {}).get("finishedAt")) for each in statuses]
     return max(ends, default=0.0) or None

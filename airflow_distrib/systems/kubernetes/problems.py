@@ -1,4 +1,4 @@
-"""What is wrong with a job's pods, and what to do about it: pure, from what the API returns.
+"""Recognises what is wrong with a job's pods, and what to do about it: pure, from what the API returns.
 
 Reasons are those of kubelet and scheduler in Kubernetes 1.34:
 ``pkg/kubelet/images/types.go``, ``pkg/kubelet/kuberuntime``, ``pkg/apis/core/types.go``.
@@ -20,27 +20,36 @@ PREEMPTED = frozenset(
 )
 NODE_LOST = frozenset({"NodeLost", "UnexpectedAdmissionError", "DeletionByTaintManager"})
 
-UNSCHEDULABLE, QUOTA, IMAGE_PULL, INVALID_IMAGE = (
-    "Unschedulable",
-    "QuotaExceeded",
-    "ImagePullFailed",
-    "InvalidImageName",
-)
-CONTAINER_CONFIG, CONTAINER_CREATE, NOT_READY = "CreateContainerConfigError", "CreateContainerError", "VolumeNotMounted"
-NOT_SEEN, PODS_REFUSED, DELETED = "NoController", "PodsRefused", "Deleted"
+UNSCHEDULABLE, QUOTA, NOT_MOUNTED = "Unschedulable", "QuotaExceeded", "VolumeNotMounted"
+IMAGE_PULL, INVALID_IMAGE = "ImagePullFailed", "InvalidImageName"
+CONTAINER_CONFIG, CONTAINER_CREATE = "CreateContainerConfigError", "CreateContainerError"
+NO_CONTROLLER, PODS_REFUSED, DELETED = "NoController", "PodsRefused", "Deleted"
+
+# The field of Patience for each reason.
+_PATIENCE = {
+    UNSCHEDULABLE: "unschedulable",
+    QUOTA: "quota",
+    IMAGE_PULL: "image_pull",
+    CONTAINER_CREATE: "create_container",
+    CONTAINER_CONFIG: "container_config",
+    NOT_MOUNTED: "mount",
+    NO_CONTROLLER: "no_controller",
+    # For example by a webhook that is down; the controller tries again.
+    PODS_REFUSED: "create_container",
+}
 
 
 class Patience(Config):
-    """How long a job may be stuck before it counts as failed, in seconds; None waits for ever.
+    """How long a job may be stuck before it counts as failed, in seconds; None waits without limit.
 
     Attributes:
-        unschedulable: no node has room, or none fits.
-        quota: the namespace's quota refuses the pods.
-        image_pull: the image cannot be pulled; registries have bad minutes.
-        create_container: the container runtime refuses the container.
-        container_config: a Secret or ConfigMap that the container needs is not there.
+        unschedulable: no node has enough free resources, or none matches.
+        quota: the namespace's quota is exceeded.
+        image_pull: the image cannot be pulled; registries may be down for minutes.
+        create_container: the container runtime cannot create the container.
+        container_config: a Secret or ConfigMap that the container needs does not exist.
         mount: a volume cannot be mounted.
-        no_controller: nobody looks at the resource: the operator is not running.
+        no_controller: no controller handles the resource: the operator is not running.
     """
 
     unschedulable: float | str | None = 1800
@@ -51,31 +60,16 @@ class Patience(Config):
     mount: float | str | None = 600
     no_controller: float | str | None = 120
 
-    checks: ClassVar[Mapping[str, Check]] = dict.fromkeys(
-        ("unschedulable", "quota", "image_pull", "create_container", "container_config", "mount", "no_controller"),
-        config.seconds(-1e-9),
-    )
+    checks: ClassVar[Mapping[str, Check]] = dict.fromkeys(_PATIENCE.values(), config.seconds(-1e-9))
 
     def of(self, reason: str) -> float | None:
-        """Seconds for a reason; those that waiting cannot help get none."""
+        """Seconds for a reason; 0 if waiting cannot help."""
         field = _PATIENCE.get(reason)
         value = getattr(self, field) if field else 0.0
         return None if value is None else float(value)
 
 
-_PATIENCE = {
-    UNSCHEDULABLE: "unschedulable",
-    QUOTA: "quota",
-    IMAGE_PULL: "image_pull",
-    CONTAINER_CREATE: "create_container",
-    CONTAINER_CONFIG: "container_config",
-    NOT_READY: "mount",
-    NOT_SEEN: "no_controller",
-    # A webhook that does not answer, for one; the controller tries again.
-    PODS_REFUSED: "create_container",
-}
-
-# A container's waiting reason: ours, whether a retry may help, and what to do.
+# Reasons for which a container waits: the problem, and whether a retry may help.
 _WAITING = {
     "ErrImagePull": (IMAGE_PULL, Retry.MAY_HELP),
     "ImagePullBackOff": (IMAGE_PULL, Retry.MAY_HELP),
@@ -88,20 +82,20 @@ _WAITING = {
 }
 
 _ADVICE = {
-    IMAGE_PULL: "see that the image exists, that its registry is reachable from the nodes, and that image_pull_secrets "
-    "name a login for it",
+    IMAGE_PULL: "check that the image exists, that the nodes can reach its registry, and that image_pull_secrets "
+    "holds credentials for it",
     INVALID_IMAGE: "fix the image name",
-    CONTAINER_CONFIG: "create the Secret or ConfigMap that it names, in the job's namespace",
-    CONTAINER_CREATE: "see that the command exists in the image",
-    UNSCHEDULABLE: "ask for less, for another kind of node, or raise patience.unschedulable if nodes are still to come",
-    QUOTA: "ask for less, or wait until other jobs of the namespace have ended",
-    NOT_READY: "see that the volume, Secret or ConfigMap exists in the job's namespace",
-    NOT_SEEN: "see that the operator for this kind of job runs in the cluster",
+    CONTAINER_CONFIG: "create the missing Secret or ConfigMap in the job's namespace",
+    CONTAINER_CREATE: "check that the command exists in the image",
+    UNSCHEDULABLE: "request less, select other nodes, or raise patience.unschedulable if nodes will be added",
+    QUOTA: "request less, or wait until other jobs in the namespace have ended",
+    NOT_MOUNTED: "check that the volume, Secret or ConfigMap exists in the job's namespace",
+    NO_CONTROLLER: "check that the operator for this kind of job is running in the cluster",
 }
 
 
 def pending(pods: Iterable[Object]) -> Iterator[tuple[str, Problem]]:
-    """What keeps pods from running: name of the pod, and the problem."""
+    """Problems that keep pods from running, each with the name of the pod."""
     for pod in pods:
         status = pod.get("status") or {}
         if status.get("phase") in ("Succeeded", "Failed") or pod.get("deleted"):
@@ -122,7 +116,7 @@ def _of_pod(name: str, status: Object) -> Iterator[Problem]:
             continue
         reason, retry = known
         if reason == IMAGE_PULL and "invalid reference format" in str(waiting.get("message")):
-            # containerd finds out what kubelet did not.
+            # Found by containerd although kubelet did not notice.
             reason, retry = INVALID_IMAGE, Retry.CANNOT_HELP
         text = _short(str(waiting.get("message") or waiting.get("reason")))
         image = f" (image {container.get('image')})" if reason in (IMAGE_PULL, INVALID_IMAGE) else ""
@@ -130,7 +124,7 @@ def _of_pod(name: str, status: Object) -> Iterator[Problem]:
 
 
 def from_event(event: Object) -> Problem | None:
-    """What a warning means for pods that could not be created, or not be given their volumes."""
+    """The problem behind a warning about pods that could not be created, or volumes that could not be mounted."""
     message, reason = str(event.get("message", "")), event.get("reason")
     if event.get("type") != "Warning":
         return None
@@ -139,19 +133,19 @@ def from_event(event: Object) -> Problem | None:
     if reason in ("FailedCreate", "FailedCreatePod", "FailedCreatePods"):
         return _problem(PODS_REFUSED, _short(message))
     if reason in ("FailedMount", "FailedAttachVolume"):
-        return _problem(NOT_READY, _short(message))
+        return _problem(NOT_MOUNTED, _short(message))
     if reason == "ValidationError":
         return _problem("SpecRejected", _short(message), Retry.CANNOT_HELP)
     return None
 
 
-def not_seen(kind: str) -> Problem:
-    """A resource that no controller has touched."""
-    return _problem(NOT_SEEN, f"no controller has looked at this {kind} yet")
+def no_controller_yet(kind: str) -> Problem:
+    """A resource without a status."""
+    return _problem(NO_CONTROLLER, f"no controller has processed this {kind} yet")
 
 
 def deleted(kind: str, name: str, pods: Collection[Object]) -> Problem:
-    """A job that somebody else deleted, or a Pod that is the job itself and that was taken away."""
+    """A job that was deleted, by a user or, if it is a Pod itself, by the cluster."""
     cause = ended(pods)
     if cause is not None and any(pod["metadata"]["name"] == name for pod in pods):
         return cause
@@ -161,7 +155,7 @@ def deleted(kind: str, name: str, pods: Collection[Object]) -> Problem:
 
 
 def failed(status: JobStatus) -> Problem:
-    """A job that failed, of which nobody else knows why."""
+    """A job that failed according to its controller alone."""
     message = status.message or "its controller gives no reason"
     if "deadline" in message.lower() or status.reason == "DeadlineExceeded":
         advice = "raise run_policy.active_deadline_seconds or execution_timeout"
@@ -170,26 +164,22 @@ def failed(status: JobStatus) -> Problem:
 
 
 def ended(pods: Iterable[Object]) -> Problem | None:
-    """What ended pods from outside: eviction, preemption, a node that went away."""
+    """The eviction, preemption or loss of a node that ended a pod."""
     for pod in pods:
         for reason, message in _disruptions(pod.get("status") or {}):
             text = f"pod {pod['metadata']['name']}: {reason}: {message or 'without a message'}"
             if reason in PREEMPTED or "Preempt" in reason or reason == "EvictionByEvictionAPI":
-                return Problem("Preempted", text, "retry it, or give it more priority", category=Category.PREEMPTED)
+                return Problem("Preempted", text, "retry, or raise its priority", category=Category.PREEMPTED)
             if reason in NODE_LOST:
-                return Problem("NodeLost", text, "retry it", category=Category.LOST)
+                return Problem("NodeLost", text, "retry", category=Category.LOST)
     return None
 
 
 def _disruptions(status: Object) -> Iterator[tuple[str, str]]:
     """Reasons and messages of a pod's status, and of its condition ``DisruptionTarget``."""
-    found = [status]
-    found += [
-        each
-        for each in status.get("conditions") or ()
-        if each["type"] == "DisruptionTarget" and each["status"] == "True"
-    ]
-    for each in found:
+    conditions = status.get("conditions") or ()
+    targets = (each for each in conditions if each["type"] == "DisruptionTarget" and each["status"] == "True")
+    for each in (status, *targets):
         if each.get("reason"):
             yield str(each["reason"]), str(each.get("message") or "")
 

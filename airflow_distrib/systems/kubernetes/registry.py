@@ -1,4 +1,4 @@
-"""All kinds of jobs on Kubernetes, and the rights that they need: made from the catalogue."""
+"""All kinds of jobs on Kubernetes, and the rights they need: derived from the catalogue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_distrib.systems.kubernetes.kind import Kind
 
 
 class Right(NamedTuple):
-    """What an account has to be allowed to do with a resource."""
+    """Verbs that an account must be allowed to use on a resource."""
 
     group: str
     resource: str
@@ -27,7 +27,7 @@ _COMMON = (
 
 
 def kinds() -> Iterator[Kind]:
-    """Every kind that a row of the catalogue names, once."""
+    """Every kind in the catalogue, once."""
     for path in dict.fromkeys(path for entry in catalogue.ENTRIES for path in entry.kinds):
         kind: Kind = catalogue.load(path)
         yield kind
@@ -39,7 +39,7 @@ def kind_named(key: str) -> Kind:
 
 
 def rights() -> tuple[Right, ...]:
-    """Everything that the package asks of the API server; ``docs/rbac.yaml`` grants just this."""
+    """Every right that the package uses; ``docs/rbac.yaml`` grants exactly these."""
     found: dict[tuple[str, str], dict[str, None]] = {}
     for group, resource, verbs in (*_COMMON, *((kind.group, kind.plural, kind.verbs) for kind in kinds())):
         found.setdefault((group, resource), {}).update(dict.fromkeys(verbs))

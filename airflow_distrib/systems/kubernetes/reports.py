@@ -1,11 +1,10 @@
-"""Outcomes of a job's pods: what they said themselves, or what Kubernetes says of their end."""
+"""Outcomes of a job's pods: as they reported themselves, or as Kubernetes reports their end."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import report
@@ -31,28 +30,23 @@ def of_pods(kind: Kind, job: str, pods: Iterable[Object]) -> list[Outcome]:
 
 
 def of_pod(kind: Kind, role: str, pod: Object) -> Outcome | None:
-    """How one pod's main container ended; None while it runs, or when only its log can tell."""
+    """How one pod's main container ended; None while it runs, or if the outcome is in its log."""
     ended = ending(kind, pod)
     if ended is None:
         return None
-    # Any text that a container left there; only ours is an outcome.
+    # The termination message may be any text of the container's.
     with contextlib.suppress(OutcomeUnreadable, ValueError):
-        if told := report.from_termination_message(str(ended.get("message") or "")):
-            return told
+        if reported := report.from_termination_message(str(ended.get("message") or "")):
+            return reported
     code = int(ended.get("exitCode") or 0)
     if code == 0:
         return None
-    return Outcome(
-        outcomes.FAILURE,
-        kind.rank(role),
-        host=f"pod {pod['metadata']['name']}",
-        time=seconds(ended.get("finishedAt")),
-        **_cause(role, ended, code),
-    )
+    host, time = f"pod {pod['metadata']['name']}", seconds(ended.get("finishedAt"))
+    return _with_cause(Outcome(outcomes.FAILURE, kind.rank(role), host=host, time=time), role, ended, code)
 
 
 def ending(kind: Kind, pod: Object) -> Object | None:
-    """The main container's ``terminated`` state; None while it runs or is to run again."""
+    """The main container's ``terminated`` state; None while it runs or will be restarted."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     main = next((each for each in statuses if each["name"] == kind.container), None)
     if main is None:
@@ -64,17 +58,17 @@ def ending(kind: Kind, pod: Object) -> Object | None:
     return ended if isinstance(ended, Mapping) else None
 
 
-def _cause(role: str, ended: Object, code: int) -> dict[str, Any]:
+def _with_cause(outcome: Outcome, role: str, ended: Object, code: int) -> Outcome:
     reason = str(ended.get("reason") or "")
-    said = str(ended.get("message") or "").strip()
+    message = str(ended.get("message") or "").strip()[-800:]
     if reason == "OOMKilled":
         text = f"the container of {role} was killed because it used more memory than its limit"
-        return {"error_type": outcomes.OUT_OF_MEMORY, "message": text, "exit_code": -signal.SIGKILL}
+        return outcome._replace(error_type=outcomes.OUT_OF_MEMORY, message=text, exit_code=-signal.SIGKILL)
     if reason in _NOT_STARTED:
-        text = f"the container of {role} could not be started: {said[-800:]}"
-        return {"error_type": START_FAILED, "message": text, "exit_code": code, "recoverable": False}
+        text = f"the container of {role} could not be started: {message}"
+        return outcome._replace(error_type=START_FAILED, message=text, exit_code=code, recoverable=False)
     if code > 128 and code - 128 in set(signal.Signals):
         text = f"the container of {role} ended with signal {signal_name(code - 128)}"
-        return {"error_type": outcomes.PROCESS_KILLED, "message": text, "exit_code": 128 - code}
-    text = f"the container of {role} ended with exit status {code}" + (f": {said[-800:]}" if said else "")
-    return {"error_type": CONTAINER_FAILED, "message": text, "exit_code": code}
+        return outcome._replace(error_type=outcomes.PROCESS_KILLED, message=text, exit_code=128 - code)
+    text = f"the container of {role} ended with exit status {code}" + (f": {message}" if message else "")
+    return outcome._replace(error_type=CONTAINER_FAILED, message=text, exit_code=code)

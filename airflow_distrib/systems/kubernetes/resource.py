@@ -1,4 +1,4 @@
-"""Resources of one kind in the Kubernetes API: create, look, delete."""
+"""Resources of one kind in the Kubernetes API: create, read, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from airflow_distrib.systems.kubernetes.manifest import JOB_LABEL, KubernetesSub
 NAME = "kubernetes"
 IDENTITY = f"{PREFIX}identity"
 
-# A framed result: 1 MiB of JSON is at most 190 lines.
+# A result in a log: 1 MiB of JSON is at most 190 lines.
 _FRAME_LINES = 400
 
 
@@ -40,14 +40,14 @@ class ResourceApi:
         """Create the job, or adopt the one that an earlier attempt of the same try created.
 
         Returns:
-            The job, and whether it was there already.
+            The job, and whether it was adopted.
 
         Raises:
-            ClusterError: the API server refuses; permanently if the manifest is at fault.
+            ClusterError: the API server refuses; permanent if the manifest is the reason.
         """
         metadata = {**submission.manifest["metadata"], "namespace": namespace}
         body = {**submission.manifest, "metadata": metadata}
-        # Strict: the server names fields it does not know instead of dropping them.
+        # Strict: the server refuses unknown fields instead of dropping them.
         query = {"fieldValidation": "Strict", "fieldManager": "airflow-distrib"}
         adopted = False
         for _ in range(60):
@@ -66,34 +66,34 @@ class ResourceApi:
             if submission.specs and adopted:
                 await self.create_secret(ref, submission)
             elif submission.specs:
-                await self._create_secret_or_nothing(ref, submission)
+                await self._create_secret_or_cancel(ref, submission)
             return ref, adopted
         raise ClusterError(f"the {self.kind.kind} {submission.name} of an earlier attempt is still being deleted")
 
     async def _existing(self, namespace: str, name: str) -> Object | None:
-        """The object of that name; None when it is on its way out and has to be waited for."""
+        """The object of that name, unless it is being deleted."""
         found = await self._get(namespace, name)
         return None if found is None or found["metadata"].get("deletionTimestamp") else found
 
     def _check_identity(self, found: Object, identity: JobIdentity) -> None:
-        theirs = (found["metadata"].get("annotations") or {}).get(IDENTITY)
+        theirs = _identity_of(found)
         if theirs != identity.annotation()[IDENTITY]:
             name = found["metadata"]["name"]
             raise ClusterError(
-                f"there is a {self.kind.kind} {name} already, and it is not this task's (identity {theirs})",
+                f"a {self.kind.kind} {name} already exists, and it is not this task's (identity {theirs})",
                 permanent=True,
             )
 
     def _explained(self, error: ApiError) -> ClusterError:
         if error.status == 404:
             return ClusterError(
-                f"the cluster has no namespace of that name, or does not know {self.kind.kind} ({self.kind.api}): "
-                f"install its operator, or correct namespace; the API server answered: {error.message}",
+                f"the namespace does not exist, or the cluster has no {self.kind.kind} ({self.kind.api}): correct "
+                f"namespace, or install the operator; the API server answered: {error.message}",
                 permanent=True,
             )
         if error.status == 403 and "exceeded quota" not in error.message:
             return ClusterError(
-                f"the connection's account may not do this: {error.message}; docs/rbac.yaml lists what it needs"
+                f"the connection's account may not do this: {error.message}; docs/rbac.yaml lists the rights it needs"
             )
         return error
 
@@ -102,8 +102,8 @@ class ResourceApi:
         address = {"kind": self.kind.key, "namespace": metadata["namespace"]}
         return JobRef(NAME, metadata["name"], metadata["uid"], address)
 
-    async def _create_secret_or_nothing(self, ref: JobRef, submission: KubernetesSubmission) -> None:
-        """Delete a job whose pods would wait for their Secret for ever."""
+    async def _create_secret_or_cancel(self, ref: JobRef, submission: KubernetesSubmission) -> None:
+        """Without the Secret the pods would never start."""
         try:
             await self.create_secret(ref, submission)
         except ClusterError:
@@ -112,7 +112,7 @@ class ResourceApi:
             raise
 
     async def create_secret(self, ref: JobRef, submission: KubernetesSubmission) -> None:
-        """Create what the pods wait for; it goes when the job goes."""
+        """Create the Secret that the pods mount; it is deleted together with the job."""
         files = {name: spec.to_json().encode() for name, spec in submission.specs.items()}
         files["runner.pyz"] = archive.build()
         if submission.payload is not None:
@@ -136,32 +136,29 @@ class ResourceApi:
             if error.reason != "AlreadyExists":
                 raise
 
-    # ------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------ reading
 
     async def _get(self, namespace: str, name: str) -> Object | None:
         try:
-            found: Object = await self.client.request("GET", self.kind.path(namespace, name))
-            return found
+            return await self.client.request("GET", self.kind.path(namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
             raise
 
     async def find(self, namespace: str, name: str, identity: JobIdentity) -> JobRef | None:
-        """The job of that name if it is this identity's and stays."""
-        found = await self._get(namespace, name)
-        if found is None or found["metadata"].get("deletionTimestamp"):
-            return None
-        theirs = (found["metadata"].get("annotations") or {}).get(IDENTITY)
-        return self._ref(found) if theirs == identity.annotation()[IDENTITY] else None
+        """The job of that name, if it has this identity and is not being deleted."""
+        found = await self._existing(namespace, name)
+        is_ours = found is not None and _identity_of(found) == identity.annotation()[IDENTITY]
+        return self._ref(found) if found is not None and is_ours else None
 
     async def get(self, ref: JobRef) -> Object | None:
-        """The job itself; None when it is gone, also if another one has its name by now."""
+        """The job itself; None if it is gone, even if another job has its name by now."""
         found = await self._get(ref.address["namespace"], ref.name)
         return found if found is not None and found["metadata"]["uid"] == ref.uid else None
 
     async def view(self, ref: JobRef) -> View:
-        """The job and its pods, asked for now."""
+        """The job and its pods, from new requests."""
         resource = await self.get(ref)
         pods = await self._list(ref, "pods", {"labelSelector": f"{JOB_LABEL}={ref.name}"})
         return View(resource, tuple(pods))
@@ -173,7 +170,7 @@ class ResourceApi:
         return list((await self.client.request("GET", path, query=query, attempts=attempts))["items"])
 
     async def events(self, ref: JobRef) -> tuple[Object, ...]:
-        """Warnings about the job, its pods and what else belongs to it."""
+        """Warnings about the job and the objects that belong to it."""
         found = await self._list(ref, "events", {"fieldSelector": "type=Warning", "limit": "500"}, attempts=1)
         return tuple(each for each in found if str(each["involvedObject"].get("name", "")).startswith(ref.name))
 
@@ -181,17 +178,16 @@ class ResourceApi:
         """The outcome at the end of a pod's log.
 
         Raises:
-            ResultMissing: only a part of it is there.
+            ResultMissing: it is incomplete.
         """
-        query = {"container": self.kind.container, "tailLines": str(_FRAME_LINES)}
-        text = await self.log(ref, pod, query)
+        text = await self.log(ref, pod, {"container": self.kind.container, "tailLines": str(_FRAME_LINES)})
         try:
             return report.from_frames(text.splitlines())
         except report.FramesDamaged as error:
             raise ResultMissing(f"pod {pod}: {error}") from error
 
     async def log(self, ref: JobRef, pod: str, query: Mapping[str, str]) -> str:
-        """Text of a pod's log; empty when there is none."""
+        """Text of a pod's log; empty if there is none."""
         path = f"/api/v1/namespaces/{ref.address['namespace']}/pods/{pod}/log"
         for pause in (1.0, 4.0, 0.0):
             try:
@@ -205,19 +201,19 @@ class ResourceApi:
                 await asyncio.sleep(pause)
         return ""
 
-    # ------------------------------------------------------------------ ending
+    # ------------------------------------------------------------------ deleting
 
     async def cancel(self, ref: JobRef, *, confirm_for: float = 0.0) -> bool:
-        """Delete the job with everything that belongs to it; deleting twice is no error.
+        """Delete the job with everything that belongs to it; not an error if it is gone already.
 
         Args:
-            confirm_for: seconds to wait until it is gone, pods and all.
+            confirm_for: seconds to wait until it is gone with all its pods.
 
         Returns:
             Whether it is known to be gone.
         """
         path = self.kind.path(ref.address["namespace"], ref.name)
-        # By uid: a later try's job of the same name is never hit.
+        # By uid, so as never to delete a later try's job of the same name.
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -238,16 +234,21 @@ class ResourceApi:
         return False
 
     async def reap(self, namespace: str, identity: JobIdentity, keep: str | None) -> list[JobRef]:
-        """Cancel jobs of the task instance's other tries; ``keep`` is the uid of the one that stays."""
+        """Cancel jobs of the task instance's other tries, except for the one with the uid ``keep``."""
         query = {"labelSelector": f"{PREFIX}task-instance={identity.task_digest}"}
         found = await self.client.request("GET", self.kind.path(namespace), query=query)
         old = []
         for item in found["items"]:
-            theirs = json.loads((item["metadata"].get("annotations") or {}).get(IDENTITY, "{}"))
-            job_itself = item["metadata"]["labels"].get(JOB_LABEL) == item["metadata"]["name"]
-            if job_itself and item["metadata"]["uid"] != keep and theirs.get("scope") == identity.scope:
+            theirs = json.loads(_identity_of(item) or "{}")
+            is_job = item["metadata"]["labels"].get(JOB_LABEL) == item["metadata"]["name"]
+            if is_job and item["metadata"]["uid"] != keep and theirs.get("scope") == identity.scope:
                 old.append(self._ref(item))
         for ref in old:
             with contextlib.suppress(ApiError):
                 await self.cancel(ref)
         return old
+
+
+def _identity_of(found: Object) -> str | None:
+    identity: str | None = (found["metadata"].get("annotations") or {}).get(IDENTITY)
+    return identity

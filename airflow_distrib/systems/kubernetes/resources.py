@@ -1,4 +1,4 @@
-"""What a replica asks for and how a job ends: shared by the configs of all cluster systems."""
+"""What a replica requests and how a job ends: shared by the configs of all systems on Kubernetes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes import podfields
+from airflow_distrib.systems.kubernetes.kind import Object
 
 # Kubernetes quantities, such as 500m, 2, 1.5, 4Gi or 1e3.
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _QUANTITY = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 
 
-def quantity(name: str, value: Any) -> str:
-    """Check for a Kubernetes quantity; numbers are taken as well."""
+def quantity(name: str, value: object) -> str:
+    """Check for a Kubernetes quantity, as text or number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or not _QUANTITY.fullmatch(str(value)):
         raise ConfigError(name, f"must be a quantity such as '500m', '2' or '4Gi'; got {value!r}")
     return str(value)
 
 
-def quantities(name: str, value: Any) -> dict[str, str]:
+def quantities(name: str, value: object) -> dict[str, str]:
     """Check for a mapping of resource names to quantities."""
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping of resource names to quantities; got {value!r}")
@@ -45,12 +46,8 @@ _FACTORS = {
 
 def amount(text: str | int | float) -> Decimal:
     """The number that a quantity stands for: cores, bytes or pieces."""
-    number, suffix = re.fullmatch(r"([\d.]+(?:[eE][+-]?\d+)?)(\D*)", str(text)).groups()  # type: ignore[union-attr]
+    number, suffix = re.fullmatch(r"([\d.]+(?:[eE][+-]?\d+)?)(\D*)", str(text)).groups()  # type: ignore[union-attr] # checked
     return Decimal(number) * _FACTORS[suffix]
-
-
-def _gpus(name: str, value: Any) -> int:
-    return int(config.whole(0)(name, value))
 
 
 class Resources(Config):
@@ -72,19 +69,19 @@ class Resources(Config):
 
     def check_together(self) -> None:
         if self.gpu is not None and "nvidia.com/gpu" in (self.extended or {}):
-            raise ConfigError("extended['nvidia.com/gpu']", "is gpu by another name; leave one of them")
+            raise ConfigError("extended['nvidia.com/gpu']", "is the same as gpu; set only one of them")
 
     checks: ClassVar[Mapping[str, Check]] = {
         "cpu": quantity,
         "memory": quantity,
-        "gpu": _gpus,
+        "gpu": config.whole(0),
         "ephemeral_storage": quantity,
         "extended": quantities,
     }
 
 
 class RestartPolicy(Enum):
-    """What Kubernetes does with a replica's pod that ended."""
+    """What happens when a container of a replica has ended."""
 
     ALWAYS = "Always"
     ON_FAILURE = "OnFailure"
@@ -102,13 +99,13 @@ class CleanPodPolicy(Enum):
 
 
 class RunPolicy(Config):
-    """How a job ends and what is left of it; zero means zero, None leaves it to the operator.
+    """How a job ends and what remains of it; None takes the operator's default.
 
     Attributes:
         clean_pod_policy: which pods are removed at the end.
         ttl_seconds_after_finished: seconds until the finished job itself is removed.
-        active_deadline_seconds: seconds the job may run.
-        backoff_limit: restarts before the job is given up.
+        active_deadline_seconds: seconds that the job may run.
+        backoff_limit: restarts before the job fails.
     """
 
     clean_pod_policy: CleanPodPolicy | str | None = None
@@ -130,18 +127,18 @@ class Replica(Config):
     Attributes:
         replicas: how many pods.
         image: image of this group; None takes the job's.
-        requests: what the scheduler sets aside for each pod.
+        requests: what the scheduler reserves for each pod.
         limits: what each pod may use at most.
-        restart_policy: what happens to a pod that ended.
+        restart_policy: what happens when a container has ended.
         pod_template: a PodTemplateSpec to start from, as a mapping.
     """
 
     replicas: int | str | None = None
     image: str | None = None
-    requests: Resources | Mapping[str, Any] | None = None
-    limits: Resources | Mapping[str, Any] | None = None
+    requests: Resources | Mapping[str, object] | None = None
+    limits: Resources | Mapping[str, object] | None = None
     restart_policy: RestartPolicy | str | None = None
-    pod_template: Mapping[str, Any] | None = None
+    pod_template: Object | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
         "replicas": config.whole(0),
@@ -153,21 +150,23 @@ class Replica(Config):
     }
 
     def check_together(self) -> None:
-        requests, limits = (
-            given if isinstance(given, Resources) else Resources() for given in (self.requests, self.limits)
-        )
-        for name, asked in _amounts(requests).items():
-            most = _amounts(limits).get(name)
-            if most is None:
+        limits = _amounts(self.limits)
+        for name, requested in _amounts(self.requests).items():
+            limit = limits.get(name)
+            if limit is None:
                 continue
-            if amount(asked) > amount(most):
-                raise ConfigError(f"requests.{name}", f"is {asked}, more than its limit of {most}")
-            if "/" in name and amount(asked) != amount(most):
-                raise ConfigError(f"requests.{name}", f"is {asked} and its limit {most}; Kubernetes wants them equal")
+            if amount(requested) > amount(limit):
+                raise ConfigError(f"requests.{name}", f"is {requested}, more than its limit of {limit}")
+            if "/" in name and amount(requested) != amount(limit):
+                raise ConfigError(
+                    f"requests.{name}", f"is {requested} and its limit {limit}; Kubernetes requires them to be equal"
+                )
 
 
-def _amounts(given: Resources) -> dict[str, Any]:
-    """What is known already: names of fields, or full names, and quantities."""
+def _amounts(given: object) -> dict[str, str | int | float]:
+    """Quantities by field or full name, without those that are still templates."""
+    if not isinstance(given, Resources):
+        return {}
     fields = {name: value for name, value in given.values().items() if name != "extended"}
     fields["nvidia.com/gpu"] = fields.pop("gpu")
     known = {**fields, **(given.extended or {})}

@@ -1,4 +1,4 @@
-"""All pauses and limits of watching jobs on Kubernetes, in seconds, as one value that tests can replace."""
+"""Pauses and time limits for watching jobs on Kubernetes, as one value that tests can replace."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ class Timing(NamedTuple):
     """Seconds.
 
     Attributes:
-        watch: after which the server ends a watch, so that watches move between its replicas;
-            a random minute on top spreads them.
+        watch: the server ends a watch after this time plus up to a random minute, so that
+            watches move between its replicas.
         first_pause, longest_pause: between two attempts to list or watch.
-        refused: how long a refusal (403: a role that was taken away) is tolerated.
-        first_events, longest_events: how soon, and how rarely in the end, to ask for events.
+        refused: how long a refusal (such as 403 after a role was removed) is tolerated.
+        first_events, longest_events: first and longest interval between requests for events.
         log: how long the log may take to catch up once the job is over; the worker reads the rest.
-        log_poll: how often a log is read that cannot be followed.
-        log_quiet: after which a silent log is opened again, because kubelet may have lost it.
+        log_poll: interval for reading logs that cannot be followed.
+        log_quiet: a log that is silent for this long is reopened, because kubelet may have lost it.
     """
 
     watch: int = 300

@@ -16,7 +16,7 @@ from airflow_distrib.systems.kubernetes.feed import JobFeed
 from airflow_distrib.systems.kubernetes.judge import View, judge
 from airflow_distrib.systems.kubernetes.kind import Object
 from airflow_distrib.systems.kubernetes.logs import JobLogs
-from airflow_distrib.systems.kubernetes.problems import NOT_SEEN, Patience, pending
+from airflow_distrib.systems.kubernetes.problems import NO_CONTROLLER, Patience, pending
 from airflow_distrib.systems.kubernetes.resource import ResourceApi
 from airflow_distrib.systems.kubernetes.session import KubernetesSession
 
@@ -73,7 +73,7 @@ class KubernetesWatch(JobWatch):
             found = [(f"{name}/{each.reason}", each) for name, each in pending(view.pods)]
             found += [(each.key, each.problem) for each in seen.obstacles if each.problem is not None]
             # Every new job is without a status at first: that is only worth an error, once it has lasted.
-            notes += [(key, f"{each.reason}: {each.message}") for key, each in found if each.reason != NOT_SEEN]
+            notes += [(key, f"{each.reason}: {each.message}") for key, each in found if each.reason != NO_CONTROLLER]
         if self._events_error:
             notes.append(("events", f"events cannot be read: {self._events_error}"))
         return notes

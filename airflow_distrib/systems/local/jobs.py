@@ -43,7 +43,7 @@ class LocalSubmission(Submission):
     python: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, object]:
         return {
             "spec": self.plan.spec("<a private folder>", None, self.options)._asdict(),
             "environment": self.plan.environment({}, None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
@@ -15,8 +15,8 @@ from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy
 OPEN_MPI, INTEL, MPICH = "OpenMPI", "Intel", "MPICH"
 V1, V2 = "kubeflow.org/v1", "kubeflow.org/v2beta1"
 
-# As root, because most images run as root; not bound to cores, because ranks start threads
-# of their own; over TCP, because pods have no InfiniBand unless somebody gave them one.
+# Allow root, because most images run as root; do not bind to cores, because ranks start threads;
+# use TCP, because pods have no InfiniBand by default.
 DEFAULT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     OPEN_MPI: (
         *("--allow-run-as-root", "--bind-to", "none", "--map-by", "slot"),
@@ -26,43 +26,39 @@ DEFAULT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     MPICH: (),
 }
 
-# What the mpi-operator has and the training-operator's MPIJob has not.
+# Only in the mpi-operator's MPIJob.
 _V2_ONLY = ("implementation", "launcher_creation_policy", "ssh_auth_mount_path", "run_launcher_as_worker", "ssh_port")
 
 
-def _arguments(name: str, value: Any) -> tuple[str, ...]:
+def _arguments(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
         raise ConfigError(name, f"must be a list of words, such as ['--bind-to', 'core']; got {value!r}")
     for word in value:
         if word.partition("=")[0] in ("-np", "-n", "--np", "--n", "-c"):
-            raise ConfigError(name, f"{word!r} is set to worker.replicas times slots; leave it out")
+            raise ConfigError(name, f"{word!r} is set to worker.replicas times slots; remove it")
     return tuple(value)
 
 
-def _is_other_than_one(replicas: Any) -> bool:
-    return replicas not in (None, 1) and not config.is_template(replicas)
-
-
-def _path(name: str, value: Any) -> str:
+def _path(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/"):
         raise ConfigError(name, f"must be an absolute path in the image; got {value!r}")
     return value
 
 
 class MPIJob(ClusterConfig):
-    """A function, or a program, on every MPI rank of some workers, started by mpirun in a launcher.
+    """A function, or a program, on every MPI rank of some workers, started by mpirun in a launcher pod.
 
-    Ranks are ``worker.replicas`` times ``slots``. The image needs mpirun, an SSH client and,
-    on the workers, an SSH server that takes the operator's keys.
+    There are ``worker.replicas`` times ``slots`` ranks. The image needs mpirun, an SSH client and,
+    on the workers, an SSH server that accepts the operator's keys.
 
     Attributes:
         worker: the workers; ``replicas`` is required.
         launcher: the one launcher; by default a pod of the same image.
         slots: ranks on each worker.
         implementation: "OpenMPI", "Intel" or "MPICH".
-        mpirun_arguments: arguments of mpirun before the program; None takes safe ones.
+        mpirun_arguments: arguments of mpirun before the program; None takes defaults that work in pods.
         launcher_creation_policy: "WaitForWorkersReady" (default) or "AtStartup".
-        ssh_auth_mount_path: home of the SSH keys in the pods.
+        ssh_auth_mount_path: directory of the SSH keys in the pods.
         ssh_port: port of the workers' SSH server.
         run_launcher_as_worker: the launcher's pod runs ranks too.
         api_version: "kubeflow.org/v2beta1" of the mpi-operator, or "kubeflow.org/v1" of the
@@ -74,8 +70,8 @@ class MPIJob(ClusterConfig):
     :class:`~airflow_distrib.systems.kubernetes.options.ClusterConfig`.
     """
 
-    worker: Replica | Mapping[str, Any] | None = None
-    launcher: Replica | Mapping[str, Any] | None = None
+    worker: Replica | Mapping[str, object] | None = None
+    launcher: Replica | Mapping[str, object] | None = None
     slots: int | str = 1
     implementation: str | None = None
     mpirun_arguments: Sequence[str] | None = None
@@ -112,34 +108,29 @@ class MPIJob(ClusterConfig):
         worker, launcher = self.worker, self.launcher
         if not config.is_template(worker) and (not isinstance(worker, Replica) or worker.replicas in (None, 0)):
             raise ConfigError("worker.replicas", "is required, at least 1; write worker=Replica(replicas=...)")
-        if isinstance(launcher, Replica) and _is_other_than_one(launcher.replicas):
-            raise ConfigError("launcher.replicas", f"there is always one launcher; got {launcher.replicas!r}")
+        launchers = launcher.replicas if isinstance(launcher, Replica) else None
+        if launchers not in (None, 1) and not config.is_template(launchers):
+            raise ConfigError("launcher.replicas", f"there is always one launcher; got {launchers!r}")
         for name, replica in (("worker", worker), ("launcher", launcher)):
-            if (
-                isinstance(replica, Replica)
-                and replica.restart_policy is RestartPolicy.ALWAYS
-                and self.api_version == V2
-            ):
-                raise ConfigError(
-                    f"{name}.restart_policy", "must be OnFailure or Never: the mpi-operator takes no other"
-                )
-        if self.api_version == V1:
-            for name in _V2_ONLY:
-                if getattr(self, name) is not None:
-                    raise ConfigError(name, f"is of {V2}; the MPIJob of {V1} has no such setting")
+            is_always = isinstance(replica, Replica) and replica.restart_policy is RestartPolicy.ALWAYS
+            if is_always and self.api_version == V2:
+                raise ConfigError(f"{name}.restart_policy", "must be OnFailure or Never for the mpi-operator")
+        for name in _V2_ONLY if self.api_version == V1 else ():
+            if getattr(self, name) is not None:
+                raise ConfigError(name, f"is a setting of {V2} that {V1} does not have; remove it")
 
-    def _rename(self, old: str, role: str, replicas: Any) -> None:
-        # The level of the caller's own line: this, __post_init__, __init__.
+    def _rename(self, old: str, role: str, replicas: int | str) -> None:
+        # The user's line is above this one, __post_init__ and __init__.
         warnings.warn(f"MPIJob.{old} is deprecated; use {role}.replicas", DeprecationWarning, stacklevel=4)
         given = getattr(self, role)
         replica = given if isinstance(given, Replica) else Replica()
         if replica.replicas is not None:
-            raise ConfigError(old, f"is the deprecated name of {role}.replicas; give one of them")
+            raise ConfigError(old, f"is the deprecated name of {role}.replicas; set only one of them")
         object.__setattr__(self, role, replica.merged({"replicas": replicas}))
         object.__setattr__(self, old, None)
 
     @property
     def world_size(self) -> int:
-        """Ranks of the job, once nothing is a template any more."""
+        """Number of ranks, once all templates are rendered."""
         assert isinstance(self.worker, Replica)
         return (int(self.worker.replicas or 0) + int(bool(self.run_launcher_as_worker))) * int(self.slots)

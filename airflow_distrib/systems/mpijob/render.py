@@ -1,11 +1,10 @@
-"""An MPIJob as a resource, and as processes of one machine."""
+"""An MPIJob as a resource, and as processes on one machine."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from collections.abc import Mapping
-from typing import Any
 
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.request import JobRequest
@@ -24,10 +23,9 @@ LAUNCHER_SPEC = "launcher.json"
 # Where both operators mount the list of workers.
 HOSTFILE = "/etc/mpi/hostfile"
 SSH_PORT = 22
-# Exported where it is set; mpirun would complain about it elsewhere.
 _LIBRARIES = "LD_LIBRARY_PATH"
 
-# Of the config, what only mpirun and its operator can honour.
+# Fields that only mpirun and its operator can honour.
 _MPI_ONLY = (
     *("implementation", "mpirun_arguments", "launcher_creation_policy", "ssh_auth_mount_path", "ssh_port"),
     "run_launcher_as_worker",
@@ -37,8 +35,8 @@ _MPI_ONLY = (
 def local(config: MPIJob, request: JobRequest) -> LocalPlan:
     """Render for the local launcher: all ranks on this machine, without mpirun."""
     del request
-    idle = cluster_only(config) + [name for name in _MPI_ONLY if getattr(config, name) is not None]
-    return LocalPlan(specs.RANKS, config.world_size, env=config.env or {}, not_applied=tuple(idle))
+    not_applied = cluster_only(config) + [name for name in _MPI_ONLY if getattr(config, name) is not None]
+    return LocalPlan(specs.RANKS, config.world_size, env=config.env or {}, not_applied=tuple(not_applied))
 
 
 def kubernetes(config: MPIJob, request: JobRequest) -> KubernetesSubmission:
@@ -69,10 +67,10 @@ def _spec(config: MPIJob, job: Job, roles: Manifest, policy: str) -> Manifest:
         "runPolicy": manifest.run_policy(config, job),
         REPLICAS: roles,
     }
-    # The workers' SSH servers run on after the launcher has ended.
+    # The workers' SSH servers are still running after the launcher has ended.
     spec["runPolicy"].setdefault("cleanPodPolicy", "Running")
     if policy == RestartPolicy.NEVER.value:
-        # A function that failed fails again; mpirun itself waits for the workers.
+        # A restart would not help: a failed function would fail again, and mpirun itself waits for the workers.
         spec["runPolicy"].setdefault("backoffLimit", 0)
     if job.kind is MPIJOB:
         spec["mpiImplementation"] = config.implementation or OPEN_MPI
@@ -85,14 +83,14 @@ def _spec(config: MPIJob, job: Job, roles: Manifest, policy: str) -> Manifest:
 
 
 def _check_size(whole: Manifest, rendered: Manifest) -> None:
-    """Mpirun starts as many ranks as the config says."""
-    for path in (("slotsPerWorker",), (REPLICAS, "Worker", "replicas")):
-        ours, theirs = rendered, whole
+    """The user's manifest must not change the number of ranks, which mpirun takes from the config."""
+    for field, path in (("slots", ("slotsPerWorker",)), ("worker.replicas", (REPLICAS, "Worker", "replicas"))):
+        expected, actual = rendered, whole
         for key in path:
-            ours, theirs = ours[key], theirs[key]
-        if ours != theirs:
-            field = "slots" if len(path) == 1 else "worker.replicas"
-            raise ConfigError(f"manifest.spec.{'.'.join(path)}", f"is {theirs}, but {field} says {ours}; leave it out")
+            expected, actual = expected[key], actual[key]
+        if expected != actual:
+            name = f"manifest.spec.{'.'.join(path)}"
+            raise ConfigError(name, f"is {actual}, but {field} is {expected}; remove it from the manifest")
 
 
 def _files(config: MPIJob, job: Job, names: list[str]) -> dict[str, specs.Spec]:
@@ -127,9 +125,9 @@ def _implementation(config: MPIJob) -> str:
 
 
 def _exports(job: Job, names: list[str]) -> list[str]:
-    """An SSH server gives its processes a new environment; what the ranks need has to be named."""
+    """Variables that the ranks need: processes of an SSH server inherit none."""
     ours = [collector.ADDRESS] if job.runs_function else []
-    return ["PATH", "LD_LIBRARY_PATH", *(name for name in names if name != collector.POD_IP), *ours]
+    return ["PATH", _LIBRARIES, *(name for name in names if name != collector.POD_IP), *ours]
 
 
 def _launcher(config: MPIJob, job: Job, replica: Replica) -> Manifest:
@@ -140,8 +138,9 @@ def _launcher(config: MPIJob, job: Job, replica: Replica) -> Manifest:
     main = rendered["spec"]["containers"][0]
     limits = main.get("resources", {}).get("limits", {})
     if not config.run_launcher_as_worker and any("gpu" in name and amount(most) > 0 for name, most in limits.items()):
-        raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; leave it out")
+        raise ConfigError("launcher.requests.gpu", "the launcher runs no rank, so a GPU would be wasted; remove it")
     if command is not None and not job.runs_function:
+        # The library path only goes to -genvlist: Open MPI warns about -x of a variable that is not set.
         variables = [name for name in _exports(job, [v["name"] for v in main.get("env") or ()]) if name != _LIBRARIES]
         exports = [word for name in variables for word in ("-x", name)] if _implementation(config) == OPEN_MPI else []
         main["command"] = [*mpirun(config, [*variables, _LIBRARIES]), *exports, *_program(command)]
@@ -150,19 +149,19 @@ def _launcher(config: MPIJob, job: Job, replica: Replica) -> Manifest:
 
 def _program(command: list[str]) -> list[str]:
     if os.path.basename(command[0]) in ("mpirun", "mpiexec", "mpiexec.hydra", "horovodrun"):
-        raise ConfigError("command", f"is what {command[0]} starts on every rank, without {command[0]} itself")
+        raise ConfigError("command", f"must be the program that every rank runs; remove {command[0]} from it")
     return command
 
 
 def _worker(config: MPIJob, job: Job, replica: Replica) -> Manifest:
-    # Without a command the operator starts the SSH server (or, in v1, sleeps).
+    # Without a command the operator adds one: the SSH server or, in v1, a sleep.
     port = None if config.api_version == V1 else int(config.ssh_port or SSH_PORT)
     role = pods.Role(MPIJOB.container, None, job.secret, port=port)
     return manifest.pod_template(config, job, replica, role, "a worker")
 
 
-def config_of_manifest(own: Object) -> Mapping[str, Any]:
-    """The number of workers and of their slots, and the version, in a manifest that stands alone."""
+def config_of_manifest(own: Object) -> Mapping[str, object]:
+    """The numbers of workers and slots, and the version, in a manifest that is given without a config."""
     spec = own.get("spec") or {}
     found = {"slots": spec.get("slotsPerWorker"), "api_version": own.get("apiVersion")}
     workers = kubeflow.replicas_of(own, REPLICAS, "Worker")

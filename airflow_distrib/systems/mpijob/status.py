@@ -1,4 +1,4 @@
-"""MPIJob as the mpi-operator 0.7 and 0.8 (v2beta1) and the training-operator 1.9 (v1) keep it."""
+"""MPIJob of the mpi-operator 0.7 and 0.8 (v2beta1), and of the training-operator 1.9 (v1)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPLICAS = "mpiReplicaSpecs"
 
 
 def is_launcher(role: str) -> bool:
-    """Ranks run under the workers' SSH servers and report to the launcher, whose pod tells for all."""
+    """Ranks run under the workers' SSH servers and report to the launcher, whose pod reports for all."""
     return role.startswith("launcher")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
@@ -28,7 +27,6 @@ def kubernetes(config: PyTorchJob, request: JobRequest) -> KubernetesSubmission:
     job = Job(PYTORCHJOB, request)
     worker = config.worker
     assert isinstance(worker, Replica)
-    # A master like the workers, unless it is described itself.
     master = config.master if isinstance(config.master, Replica) else worker
     roles = replica_type(config, job, "Master", 1, master)
     if int(worker.replicas or 0):
@@ -50,6 +48,6 @@ def replica_type(config: ClusterConfig, job: Job, name: str, replicas: int, repl
     return kubeflow.replica_type(name, replicas, template, manifest.restart_policy(config, replica, job))
 
 
-def config_of_manifest(own: Object) -> Mapping[str, Any]:
-    """The number of workers in a manifest that stands alone."""
+def config_of_manifest(own: Object) -> Mapping[str, object]:
+    """The number of workers in a manifest that is given without a config."""
     return {"worker": {"replicas": kubeflow.replicas_of(own, REPLICAS, "Worker") or 0}}

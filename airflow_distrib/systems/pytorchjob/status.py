@@ -1,4 +1,4 @@
-"""PyTorchJob (kubeflow.org/v1) as the training-operator 1.9 keeps it."""
+"""PyTorchJob (kubeflow.org/v1) of the training-operator 1.9."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ expected_pods = kubeflow.expected_pods(REPLICAS)
 
 
 def enough_pods(resource: Object) -> int:
-    """An elastic job runs with fewer."""
+    """An elastic job can run with fewer pods."""
     least = ((resource.get("spec") or {}).get("elasticPolicy") or {}).get("minReplicas")
     return int(least) if least else expected_pods(resource)
 
 
 def rank(role: str) -> int | None:
-    """The master is rank 0, worker n is n + 1; of an elastic job the pods do not tell."""
+    """The master is rank 0, worker n is rank n + 1; in an elastic job the role does not determine the rank."""
     name, _, number = role.rpartition("-")
     if name == "master":
         return 0

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.launcher import Argument
 
 
-def _path(name: str, value: Any) -> str:
+def _path(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.startswith(("/", "~/")):
         raise ConfigError(name, f"must be an absolute path, or begin with ~/; got {value!r}")
     return value
 
 
-def _words(name: str, value: Any) -> Any:
+def _words(name: str, value: object) -> object:
     return configs.words(name, value) if value else value
 
 

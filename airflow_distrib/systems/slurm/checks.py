@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from typing import Any
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
@@ -15,7 +14,7 @@ from airflow_distrib.core.errors import ConfigError
 def matching(pattern: re.Pattern[str], example: str) -> Check:
     """Check for text, or a number, of a certain form."""
 
-    def check(name: str, value: Any) -> str:
+    def check(name: str, value: object) -> str:
         text = str(value).strip()
         if isinstance(value, bool) or not pattern.fullmatch(text):
             raise ConfigError(name, f"must be such as {example}; got {value!r}")
@@ -24,7 +23,7 @@ def matching(pattern: re.Pattern[str], example: str) -> Check:
     return check
 
 
-def word(name: str, value: Any) -> str:
+def word(name: str, value: object) -> str:
     """Check for text of one line: what Slurm stores and shows."""
     text = config.text(name, str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
     if any(ord(character) < 32 for character in text):
@@ -32,14 +31,14 @@ def word(name: str, value: Any) -> str:
     return text
 
 
-def words(name: str, value: Any) -> str:
+def words(name: str, value: object) -> str:
     """Check for a list, which Slurm wants with commas."""
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         return ",".join(word(name, each) for each in value)
     return word(name, value)
 
 
-def lines(name: str, value: Any) -> tuple[str, ...]:
+def lines(name: str, value: object) -> tuple[str, ...]:
     """Check for some texts; one alone counts as a list of one."""
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, Sequence) or not all(isinstance(each, str) or config.is_template(each) for each in given):
@@ -47,7 +46,7 @@ def lines(name: str, value: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
-def words_of_shell(name: str, value: Any) -> tuple[str, ...]:
+def words_of_shell(name: str, value: object) -> tuple[str, ...]:
     """Check for words of a command line; one text is taken apart as a shell would."""
     try:
         return lines(name, shlex.split(value) if isinstance(value, str) else value)
@@ -55,7 +54,7 @@ def words_of_shell(name: str, value: Any) -> tuple[str, ...]:
         raise ConfigError(name, f"cannot be taken apart into words: {error}; give a list") from None
 
 
-def exclusive_of(name: str, value: Any) -> bool | str:
+def exclusive_of(name: str, value: object) -> bool | str:
     """Check for what ``--exclusive`` takes."""
     if value in ("user", "mcs", "topo"):
         return str(value)
@@ -65,7 +64,7 @@ def exclusive_of(name: str, value: Any) -> bool | str:
         raise ConfigError(name, f"must be True, 'user', 'mcs' or 'topo'; got {value!r}") from None
 
 
-def absolute_path(name: str, value: Any) -> str:
+def absolute_path(name: str, value: object) -> str:
     """Check for an absolute path, or one below the user's home."""
     text = word(name, value)
     if "$" in text:

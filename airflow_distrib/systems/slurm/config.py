@@ -46,10 +46,10 @@ _SIGNAL = re.compile(r"(?:[RB]+:)?[A-Za-z0-9]+(?:@\d+)?")
 MAX_ELEMENTS = 10_000
 
 
-def _free(name: str, value: Any) -> dict[str, Any]:
+def _free(name: str, value: object) -> dict[str, object]:
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping of options of sbatch, without their dashes; got {value!r}")
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     for given, item in value.items():
         option = str(given).lstrip("-").replace("_", "-")
         where = f"{name}[{given!r}]"
@@ -65,7 +65,7 @@ def _free(name: str, value: Any) -> dict[str, Any]:
     return options
 
 
-def _components(name: str, value: Any) -> tuple[dict[str, Any], ...]:
+def _components(name: str, value: object) -> tuple[dict[str, object], ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ConfigError(name, f"must be a list of mappings, one for each further component; got {value!r}")
     return tuple(Sbatch.from_component(f"{name}[{number}]", each) for number, each in enumerate(value))
@@ -150,8 +150,8 @@ class Sbatch(config.Config):
     error: str | None = None
     job_name: str | None = None
     comment: str | None = None
-    components: Sequence[Mapping[str, Any]] | None = None
-    sbatch_options: Mapping[str, Any] | None = None
+    components: Sequence[Mapping[str, object]] | None = None
+    sbatch_options: Mapping[str, object] | None = None
     env: Mapping[str, str] | None = None
     workdir: str | None = None
 
@@ -225,7 +225,7 @@ class Sbatch(config.Config):
         return tuple(each.name for each in dataclasses.fields(Sbatch) if each.name not in cls._NO_OPTIONS)
 
     @classmethod
-    def from_component(cls, where: str, given: Any) -> dict[str, Any]:
+    def from_component(cls, where: str, given: object) -> dict[str, object]:
         """Check one further component of a heterogeneous job."""
         if not isinstance(given, Mapping):
             raise ConfigError(where, f"must be a mapping of resource options; got {given!r}")

@@ -6,7 +6,6 @@ import asyncio
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from airflow_distrib.core.errors import ClusterError, ResultMissing
 from airflow_distrib.core.reference import JobRef
@@ -148,7 +147,7 @@ class Fetch:
                 raise ClusterError(f"{remote} cannot be copied to {output.to}: {error!r}") from error
 
 
-def _report(ref: JobRef, parts: Mapping[str, Part]) -> dict[str, Any]:
+def _report(ref: JobRef, parts: Mapping[str, Part]) -> dict[str, object]:
     """What a job without a function returns."""
     codes = [part.exit_code or 0 for part in parts.values()]
     nodes = sorted({part.nodes for part in parts.values() if part.nodes})

@@ -78,7 +78,7 @@ def assignments(values: Mapping[str, Mapping[str, str]]) -> list[str]:
     ]
 
 
-def text_of(where: str, value: Any) -> str:
+def text_of(where: str, value: object) -> str:
     """A value as the shell sees it: text as it is, lists and mappings as JSON.
 
     Raises:

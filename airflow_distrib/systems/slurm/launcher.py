@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.config import ConfigT
@@ -21,7 +21,7 @@ from airflow_distrib.systems.slurm.ssh import SshClient
 from airflow_distrib.systems.slurm.submission import SlurmSubmission
 
 
-def _elements(name: str, value: Any) -> list[int] | str:
+def _elements(name: str, value: object) -> list[int] | str:
     if value == "all":
         return "all"
     if not isinstance(value, Sequence | set) or not all(type(each) is int and each >= 0 for each in value):

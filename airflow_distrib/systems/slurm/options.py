@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.systems.slurm.config import Sbatch
@@ -16,7 +15,7 @@ _MAX_COMMENT = 240
 MAX_NAME = 63
 
 
-def words(config: Sbatch, fixed: Mapping[str, Any]) -> list[str]:
+def words(config: Sbatch, fixed: Mapping[str, object]) -> list[str]:
     """All options, those of ``fixed`` instead of the config's own.
 
     Args:
@@ -30,11 +29,11 @@ def words(config: Sbatch, fixed: Mapping[str, Any]) -> list[str]:
     return [*_options(fixed), *[word for word in found if not _is_of(word, fixed)]]
 
 
-def _is_of(word: str, fixed: Mapping[str, Any]) -> bool:
+def _is_of(word: str, fixed: Mapping[str, object]) -> bool:
     return word.partition("=")[0].removeprefix("--").replace("-", "_") in fixed
 
 
-def _options(values: Mapping[str, Any]) -> list[str]:
+def _options(values: Mapping[str, object]) -> list[str]:
     found = []
     for name, value in values.items():
         option = f"--{name.replace('_', '-')}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
@@ -12,7 +12,7 @@ from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.slurm.checks import absolute_path
 
 
-def _place(name: str, value: Any) -> str:
+def _place(name: str, value: object) -> str:
     if not isinstance(value, str | os.PathLike) and not hasattr(value, "protocol"):
         raise ConfigError(name, f"must be a path or a URL that the Airflow worker can write to; got {value!r}")
     text = config.text(name, str(value))

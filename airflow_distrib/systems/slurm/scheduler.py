@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from airflow_distrib.core.errors import ClusterError, JobNotStarted, JobTerminated
 from airflow_distrib.core.reference import JobRef
@@ -334,7 +333,7 @@ def _said(done: Finished) -> str:
     return "; ".join(lines)[:1500] or f"exit status {done.code}"
 
 
-def _pattern(fields: Mapping[str, Any], text: str) -> str:
+def _pattern(fields: Mapping[str, str], text: str) -> str:
     """A file's name from scontrol, with :data:`ELEMENT` where an array's index belongs."""
     known = {
         "%j": fields.get("JobId", ""),

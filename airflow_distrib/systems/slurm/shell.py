@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
@@ -24,7 +23,7 @@ from airflow_distrib.systems.slurm.submission import (
 )
 
 
-def check_script(name: str, value: Any) -> str:
+def check_script(name: str, value: object) -> str:
     """Check for a script; placeholders that would stay as they are, which nobody means, are refused."""
     text = configs.text(name, value)
     for number, line in enumerate(text.splitlines(), 1):
@@ -35,7 +34,7 @@ def check_script(name: str, value: Any) -> str:
     return text
 
 
-def check_inputs(name: str, value: Any) -> Mapping[str, Any]:
+def check_inputs(name: str, value: object) -> Mapping[str, object]:
     """Check for a mapping by name."""
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"must be a mapping by name; got {value!r}")
@@ -45,7 +44,7 @@ def check_inputs(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
-def check_outputs(name: str, value: Any) -> dict[str, Any]:
+def check_outputs(name: str, value: object) -> dict[str, object]:
     """Check for outputs by name; those that an upstream task still has to say stay as they are."""
     check = configs.of(SlurmOutput)
     return {

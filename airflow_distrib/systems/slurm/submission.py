@@ -87,7 +87,7 @@ class SlurmSubmission(Submission):
     config: Sbatch
     body: Body
     seconds: int | None = None
-    uploads: Mapping[str, Any] = field(default_factory=dict)
+    uploads: Mapping[str, object] = field(default_factory=dict)
     outputs: Mapping[str, SlurmOutput] = field(default_factory=dict)
 
     @property
@@ -108,7 +108,7 @@ class SlurmSubmission(Submission):
     def call(self, folder: str) -> SbatchCall:
         """The call of sbatch, with the files of the private folder."""
         config = self.config
-        fixed: dict[str, Any] = {"job_name": self.name, "comment": options.comment(config, self.identity)}
+        fixed: dict[str, object] = {"job_name": self.name, "comment": options.comment(config, self.identity)}
         where = {"output": "", "error": ""}
         if self.body.folder_for_output:
             end = f".{ELEMENT}" if config.array else ""
@@ -122,9 +122,9 @@ class SlurmSubmission(Submission):
             fixed["time"] = -(-self.seconds // 60)
         return self.body.call(config, folder, options.words(config, fixed), (where["output"], where["error"]))
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, object]:
         call = self.call("<private folder>")
-        found: dict[str, Any] = {"name": self.name, "sbatch": [*call.words]}
+        found: dict[str, object] = {"name": self.name, "sbatch": [*call.words]}
         for name, key in ((JOB_SCRIPT, "script"), (script.RANKS_SCRIPT, "ranks"), (SPEC, "spec")):
             if name in call.files:
                 found[key] = call.files[name].decode()
@@ -153,13 +153,13 @@ def submission(config: Sbatch, request: JobRequest, body: Body, **fields: Any) -
     )
 
 
-def _log_parts(config: Sbatch, asked: Any) -> tuple[str, ...]:
+def _log_parts(config: Sbatch, asked: object) -> tuple[str, ...]:
     array = elements(config.array) if config.array else []
     if not asked:
         return tuple(map(str, array[:1]))
     if not array:
         raise ConfigError("log_elements", "is for job arrays; set array, or remove it")
-    wanted = array if asked == "all" else asked
+    wanted = asked if isinstance(asked, list) else array
     if beyond := [index for index in wanted if index not in array]:
         raise ConfigError("log_elements", f"the array {config.array!r} has no element {beyond[0]}")
     return tuple(str(index) for index in array if index in wanted)

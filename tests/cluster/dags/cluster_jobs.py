@@ -79,7 +79,7 @@ def cluster_good() -> None:
 
         dist.init_process_group("gloo")
         print("I am", dist.get_rank())
-        return dist.get_world_size()
+        return int(dist.get_world_size())
 
     @task.mpi_job(
         MPIJob(

@@ -60,7 +60,7 @@ def cluster_elsewhere() -> None:
     wait()
 
 
-def _dies(moment: str) -> Callable[[], None]:
+def _dies(moment: str) -> Callable[[], object]:
     @dag(dag_id=f"cluster_dies_{moment}", schedule=None, catchup=False)
     def made() -> None:
         kind = dying(PyTorchJobOperator, moment, KubernetesJobs)

@@ -98,10 +98,10 @@ def _with_files_only(moment: str) -> None:
         if moment == "with_files_only":
             die()
 
-    Scheduler._send = dying_send  # type: ignore[method-assign] # of a process that is about to die
+    Scheduler._send = dying_send  # type: ignore[method-assign, assignment] # of a process that is about to die
 
 
-def _dies(moment: str) -> Callable[[], None]:
+def _dies(moment: str) -> Callable[[], object]:
     @dag(dag_id=f"slurm_dies_{moment}", schedule=None, catchup=False)
     def made() -> None:
         kind = dying(SlurmOperator, moment, SlurmJobs, after=_with_files_only)

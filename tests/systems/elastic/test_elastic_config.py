@@ -28,7 +28,7 @@ def test_nodes_are_a_number_or_a_range(nnodes: Any, least: int, most: int) -> No
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"nnodes": "2:1"}, r"nnodes: the least is more than the most; did you mean '1:2'\?"),
+        ({"nnodes": "2:1"}, r"nnodes: the minimum exceeds the maximum; did you mean '1:2'\?"),
         ({"nnodes": "0"}, "nnodes: needs at least one node"),
         ({"nnodes": 0}, "nnodes: needs at least one node"),
         ({"nnodes": "a"}, "nnodes: must be a number such as 2, or a range"),

@@ -138,8 +138,8 @@ def test_a_role_that_only_the_manifest_has_is_labelled_as_well() -> None:
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ({"slotsPerWorker": 1}, "manifest.spec.slotsPerWorker: is 1, but slots says 2"),
-        ({"mpiReplicaSpecs": {"Worker": {"replicas": 5}}}, "manifest.spec.*replicas: is 5, but worker.replicas says 1"),
+        ({"slotsPerWorker": 1}, "manifest.spec.slotsPerWorker: is 1, but slots is 2"),
+        ({"mpiReplicaSpecs": {"Worker": {"replicas": 5}}}, "manifest.spec.*replicas: is 5, but worker.replicas is 1"),
     ],
 )
 def test_a_manifest_does_not_change_the_number_of_mpi_ranks(own: Manifest, message: str) -> None:
@@ -413,7 +413,7 @@ def test_the_mpijob_of_the_training_operator_can_be_chosen() -> None:
         ({"worker": ONE, "implementation": "LAM"}, "implementation: must be one of"),
         (
             {"worker": ONE, "api_version": "kubeflow.org/v1", "implementation": "Intel"},
-            "implementation: is of kubeflow.org/v2beta1",
+            "implementation: is a setting of kubeflow.org/v2beta1",
         ),
         ({"worker": {"replicas": 1, "restart_policy": "Always"}}, "worker.restart_policy: must be OnFailure or Never"),
     ],
@@ -428,7 +428,7 @@ def test_old_names_of_an_mpijob_are_accepted_with_a_warning() -> None:
     """DAGs that come from Flyte keep working, and their authors learn the new names."""
     with pytest.warns(DeprecationWarning, match="num_workers is deprecated; use worker.replicas"):
         assert MPIJob(image="x", num_workers=2).world_size == 2
-    with pytest.warns(DeprecationWarning), pytest.raises(ConfigError, match="give one of them"):
+    with pytest.warns(DeprecationWarning), pytest.raises(ConfigError, match="set only one of them"):
         MPIJob(image="x", num_workers=2, worker=ONE)
 
 

@@ -16,8 +16,10 @@ from airflow_distrib.core.errors import DistribError
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.jobs import pool
 from airflow_distrib.jobs.pool import SessionPool
+from airflow_distrib.jobs.waiting import Waiting
 from airflow_distrib.systems.kubernetes import collection
 from airflow_distrib.systems.kubernetes.feed import JobFeed
+from airflow_distrib.systems.kubernetes.jobs import KubernetesJobs
 from airflow_distrib.systems.kubernetes.kind import Kind, Manifest
 from airflow_distrib.systems.kubernetes.registry import kind_named
 from airflow_distrib.systems.kubernetes.resource import ResourceApi
@@ -251,6 +253,27 @@ async def test_a_watch_does_not_log_in_the_context_of_the_task_that_came_first(a
     finally:
         collection.log.removeHandler(handler)
     assert set(names) == {"nobody"}
+
+
+async def test_the_log_explains_at_once_why_a_job_waits(api: FakeKubernetes) -> None:
+    """Users need not wait until patience ends to learn that a quota or a missing volume holds up their job."""
+    api.put(JOBS, {**resource("job"), "spec": {"pytorchReplicaSpecs": {"Worker": {"replicas": 1}}}})
+    problems = {"FailedCreate": "exceeded quota: cpu", "FailedMount": 'configmap "settings" not found'}
+    for reason, message in problems.items():
+        about = {"involvedObject": {"name": "job"}, "type": "Warning", "reason": reason, "message": message}
+        api.put("/api/v1/namespaces/ns/events", {"metadata": {"name": reason.lower()}, **about})
+    async with session_of(api, Timing(first_events=0.05)) as session:
+        waiting = Waiting(ref("job"), "c", logs=False)
+        async with KubernetesJobs(session).watch(waiting, lambda _: None) as watch, asyncio.timeout(5):
+            observation = watch.observe(time.time())
+            assert [key for key, _ in observation.notes] == ["queued"]
+            while len(observation.notes) < 3:
+                await watch.wait(0.05)
+                observation = watch.observe(time.time())
+    texts = dict(observation.notes)
+    assert list(texts) == ["queued", "job/QuotaExceeded", "job/VolumeNotMounted"]
+    assert texts["job/QuotaExceeded"] == "QuotaExceeded: exceeded quota: cpu"
+    assert texts["job/VolumeNotMounted"] == 'VolumeNotMounted: configmap "settings" not found'
 
 
 async def test_a_thousand_jobs_do_not_block_the_event_loop(api: FakeKubernetes) -> None:

@@ -59,7 +59,7 @@ def test_increase_shared_mem_is_accepted_with_a_warning() -> None:
 )
 def test_an_old_and_a_new_name_together_are_refused(fields: dict[str, Any]) -> None:
     """No reader could tell which of the two counts."""
-    with pytest.warns(DeprecationWarning), pytest.raises(ConfigError, match="give one of them"):
+    with pytest.warns(DeprecationWarning), pytest.raises(ConfigError, match="set only one of them"):
         PyTorchJob(**fields)
 
 
