@@ -112,7 +112,7 @@ class JobRun(Generic[S]):
                     return waiting, None
                 ending = await until_over(client, waiting, self._emit)
                 await self._check_killed(client)
-                return None, await self._concluded(client, attempt, waiting, ending)
+                return None, await self._fetched(client, attempt, waiting, ending)
         except Exception:
             await self._cancel_unless_adopted_later(attempt)
             raise
@@ -122,7 +122,7 @@ class JobRun(Generic[S]):
         self.ref = waiting.ref
         self._records.write(Phase.RESUMED, waiting.ref)
         async with self._client() as client:
-            return await self._concluded(client, attempt, waiting, ending)
+            return await self._fetched(client, attempt, waiting, ending)
 
     def waiting(self, attempt: Attempt[S], ref: JobRef) -> Waiting:
         """How to wait for a job."""
@@ -221,7 +221,7 @@ class JobRun(Generic[S]):
 
     # ------------------------------------------------------------------ the result
 
-    async def _concluded(self, client: JobClient[S], attempt: Attempt[S], waiting: Waiting, ending: Ending) -> object:
+    async def _fetched(self, client: JobClient[S], attempt: Attempt[S], waiting: Waiting, ending: Ending) -> object:
         """Turn an ending into the task's value or error, and remove the job."""
         try:
             found = await client.fetch(attempt.submission, waiting, ending, self._emit, self._storage)

@@ -34,7 +34,7 @@ class RecordStore:
         self.consumed = False
 
     def read(self) -> JobRecord | None:
-        """The record that an earlier leg left."""
+        """The last record, perhaps of an earlier try."""
         return JobRecord.from_json(self._state.get(KEY)) if self._state is not None else None
 
     def write(self, phase: Phase, ref: JobRef | None = None) -> None:

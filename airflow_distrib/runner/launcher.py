@@ -20,15 +20,15 @@ def wait_for_hosts(hostfile: str, port: int, say: Callable[[str], None], goes_on
     end = time.monotonic() + PATIENCE
     # The launcher itself may run ranks too; it needs no SSH server for them.
     waiting = [host for host in hosts(hostfile) if host.partition(".")[0] != socket.gethostname()]
-    told = time.monotonic()
+    logged_at = time.monotonic()
     while waiting and goes_on():
         waiting = [host for host in waiting if not _answers(host, port)]
         now = time.monotonic()
         if now > end:
             say("no sshd on {} after {:.0f} s: starting all the same".format(", ".join(waiting), PATIENCE))
             return
-        if waiting and now - told > 30:
-            told = now
+        if waiting and now - logged_at > 30:
+            logged_at = now
             say("waiting for sshd on {}".format(", ".join(waiting[:5])))
         time.sleep(0.2 if waiting else 0)
 

@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
         rank: global rank, or None for a process that is not a rank (torch's agent).
         time: seconds since the epoch at which the rank ended.
         result: JSON text of rank 0's return value; None everywhere else.
-        result_path: where rank 0 wrote its result instead, if it was told to.
+        result_path: where rank 0 wrote its result instead, if it was asked to.
         error_type: class name of the exception, or a name of our own such as ``ProcessKilled``.
         recoverable: True or False where the function said so; None where it did not.
         exit_code: exit status; negative is the number of the signal, as in subprocess.

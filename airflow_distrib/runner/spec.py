@@ -1,4 +1,4 @@
-"""What one supervisor is told to run: a small JSON file beside the payload."""
+"""What one supervisor runs: a small JSON file beside the payload."""
 
 from __future__ import annotations
 

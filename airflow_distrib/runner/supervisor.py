@@ -244,12 +244,12 @@ class Supervisor:
                 child.end(signal.SIGTERM)
 
     def _leave_outcomes(self) -> None:
-        told = {each.rank: each for each in report.collect(self.spec.directory) if each.rank is not None}
+        reported = {each.rank: each for each in report.collect(self.spec.directory) if each.rank is not None}
         for child in self.children:
             if child.rank is not None:
-                told[child.rank] = self._judge(child, told.get(child.rank))
-        for rank, told_outcome in told.items():
-            final = self._after_stop(told_outcome)
+                reported[child.rank] = self._judge(child, reported.get(child.rank))
+        for rank, outcome_of_rank in reported.items():
+            final = self._after_stop(outcome_of_rank)
             if final.kind != outcome.SUCCESS:
                 final = final._replace(log_tail=list(self.tails[rank]))
             report.leave(self.spec.directory, final)
@@ -281,16 +281,16 @@ class Supervisor:
         with open(self.spec.termination_log, "w", encoding="ascii") as file:
             file.write(message)
 
-    def _judge(self, child: Child, told: Optional[Outcome]) -> Outcome:
+    def _judge(self, child: Child, reported: Optional[Outcome]) -> Outcome:
         """What became of a rank: its own word, unless its end contradicts it."""
-        if told is None:
+        if reported is None:
             return self._ended_silently(child, "rank {}".format(child.rank))
-        if told.kind == outcome.SUCCESS and child.code != 0:
+        if reported.kind == outcome.SUCCESS and child.code != 0:
             late = self._ended_silently(
                 child, "the function returned, but then the process of rank {}".format(child.rank)
             )
-            return late._replace(world_size=told.world_size)
-        return told
+            return late._replace(world_size=reported.world_size)
+        return reported
 
     def _ended_silently(self, child: Child, who: str) -> Outcome:
         code = child.code or 0
@@ -315,17 +315,17 @@ class Supervisor:
             }
         return {"error_type": outcome.PROCESS_KILLED, "message": "{} ended with {}".format(who, _how(code))}
 
-    def _after_stop(self, told: Outcome) -> Outcome:
+    def _after_stop(self, reported: Outcome) -> Outcome:
         """What happens after a stop was asked for is its consequence, not a failure or a success.
 
         Slurm sends its signal to every process of a job, so a rank's end by it may be seen first.
         """
         if self._stopped_by is None:
-            return told
-        by_the_same = told.exit_code == -self._stopped_by and told.time > self._stopped_at - _SAME_SIGNAL_SECONDS
-        if told.time < self._stopped_at and not by_the_same:
-            return told
-        return told._replace(kind=outcome.TERMINATED, result=None, result_path=None)
+            return reported
+        by_the_same = reported.exit_code == -self._stopped_by and reported.time > self._stopped_at - _SAME_SIGNAL_SECONDS
+        if reported.time < self._stopped_at and not by_the_same:
+            return reported
+        return reported._replace(kind=outcome.TERMINATED, result=None, result_path=None)
 
 
 def _how(code: int) -> str:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _GOES_ON = frozenset({"scheduled", "queued", "running", "restarting", "up_for_retry", "up_for_reschedule", "None"})
 
 # An event sooner than that after the deferral may come to a scheduler that has not yet heard of the
-# first leg's end; it then takes that for the end of the second, and fails the task.
+# deferral; it then takes it for the end of the task's next run, and fails the task.
 EARLIEST_SECONDS = 5.0
 # How long an event waits for the end of a job that is not wanted any more: Airflow's own limit of the
 # deferral is a minute later than the trigger's.

@@ -178,10 +178,10 @@ def details(jobs: Iterable[str], cluster: str) -> str:
     """What the controller says of jobs, one line each; nothing of those that it has forgotten."""
     ids = " ".join(map(shlex.quote, jobs))
     return f"""for job in {ids}; do
-  told=$(scontrol{on_cluster(cluster)} --oneliner show job "$job" 2>&1)
-  if [ $? -eq 0 ]; then printf '%s\\n' "$told"; continue; fi
+  answer=$(scontrol{on_cluster(cluster)} --oneliner show job "$job" 2>&1)
+  if [ $? -eq 0 ]; then printf '%s\\n' "$answer"; continue; fi
   # That it does not answer must not be taken for that it does not know.
-  case "$told" in *"Invalid job id"*) ;; *) printf '%s\\n' "$told" >&2; exit {TRY_AGAIN} ;; esac
+  case "$answer" in *"Invalid job id"*) ;; *) printf '%s\\n' "$answer" >&2; exit {TRY_AGAIN} ;; esac
 done"""
 
 
@@ -205,10 +205,10 @@ def cancel(job: str, name: str, cluster: str, folder: str, wait: float) -> str:
     gone = _gone(job, cluster)
     later = f"{gone}\nfor turn in $(seq {_GOING_SECONDS}); do if gone; then {remove}; exit 0; fi; sleep 1; done"
     return f"""{gone}
-told=$(scancel{on_cluster(cluster)} --name={shlex.quote(name)} {shlex.quote(job)} 2>&1)
+answer=$(scancel{on_cluster(cluster)} --name={shlex.quote(name)} {shlex.quote(job)} 2>&1)
 code=$?
-case "$told" in *"Invalid job id"*|*"already completed"*|*"already finished"*) code=0 ;; esac
-if [ $code -ne 0 ]; then printf '%s\\n' "$told" >&2; exit $code; fi
+case "$answer" in *"Invalid job id"*|*"already completed"*|*"already finished"*) code=0 ;; esac
+if [ $code -ne 0 ]; then printf '%s\\n' "$answer" >&2; exit $code; fi
 for turn in $(seq {max(1, round(wait * 2))}); do
   if gone; then {remove}; echo gone; exit 0; fi
   sleep 0.5

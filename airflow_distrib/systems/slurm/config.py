@@ -205,7 +205,7 @@ class Sbatch(config.Config):
     def check_together(self) -> None:
         memory = [name for name in ("mem", "mem_per_cpu", "mem_per_gpu") if getattr(self, name) is not None]
         if len(memory) > 1:
-            raise ConfigError(memory[1], f"excludes {memory[0]}; leave one of them")
+            raise ConfigError(memory[1], f"excludes {memory[0]}; set only one of them")
         if self.array is not None:
             if self.components:
                 raise ConfigError("components", "a job array cannot be heterogeneous")
@@ -322,13 +322,13 @@ class Slurm(Sbatch):
         if self.script is not None and self.script.count(PLACE) != 1:
             raise ConfigError("script", f"must say {PLACE} exactly once, where the ranks are to start")
         if self.apptainer_image and self.container_image:
-            raise ConfigError("container_image", "excludes apptainer_image; leave one of them")
+            raise ConfigError("container_image", "excludes apptainer_image; set only one of them")
         if self.apptainer_options and not self.apptainer_image:
             raise ConfigError("apptainer_options", "needs apptainer_image")
         if self.container_mounts and not self.container_image:
             raise ConfigError("container_mounts", "needs container_image")
         if self.venv and self.conda_env:
-            raise ConfigError("conda_env", "excludes venv; leave one of them")
+            raise ConfigError("conda_env", "excludes venv; set only one of them")
         if self.srun is False and (self.srun_options or self.container_image or self.tasks != 1):
             raise ConfigError("srun", "cannot be False with several tasks, srun_options or container_image")
 

@@ -346,7 +346,7 @@ class _Reader:
     # ------------------------------------------------------------------ here-documents
 
     def _read_heredocs(self) -> None:
-        """The bodies of the here-documents that the line before announced."""
+        """The bodies of the here-documents that begin on the line before."""
         for word, strips, literal, reader in self._heredocs:
             body = ""
             while self._at < len(self._script):

@@ -129,15 +129,15 @@ class Scheduler:
     def _refused(self, done: Finished, said: str, call: SbatchCall) -> Exception:
         place = self.client.settings.place
         if done.code == commands.NO_SCRIPT:
-            told = f"script_path: there is no script {call.script} on {place} that the user may read"
-            return _not_started("ScriptMissing", told, "correct script_path")
+            text = f"script_path: there is no script {call.script} on {place} that the user may read"
+            return _not_started("ScriptMissing", text, "correct script_path")
         if done.code == commands.GIVEN_UP:
             return JobTerminated("the job was given up while it was submitted, and is cancelled")
         if done.code == commands.NO_FOLDER:
             return ClusterError(f"the job's private folder on {place} cannot be used: {said}")
         if done.code == _NOT_FOUND:
-            told = f"there is no sbatch in the search path on {place}"
-            return _not_started("NoSlurm", told, "set slurm_path in the connection's extra")
+            text = f"there is no sbatch in the search path on {place}"
+            return _not_started("NoSlurm", text, "set slurm_path in the connection's extra")
         retry = Retry.MAY_HELP if _LIMITS.search(said) else Retry.CANNOT_HELP
         return _not_started("SubmitRefused", f"sbatch on {place} refused the job: {said}", "", retry)
 
@@ -153,8 +153,8 @@ class Scheduler:
             end = f".{ELEMENT}" if address.get("array") else ""
             out, err = f"{folder}/stdout{end}", f"{folder}/stderr{end}"
         if not out or not err or call is None:
-            told = await self._files_of(job, cluster)
-            out, err = (told[0] or out, told[1] or err) if call is None else (out or told[0], err or told[1])
+            files = await self._files_of(job, cluster)
+            out, err = (files[0] or out, files[1] or err) if call is None else (out or files[0], err or files[1])
         address |= {"stdout": out, "stderr": err}
         return JobRef(NAME, reserved.name, job, {name: value for name, value in address.items() if value})
 
@@ -176,8 +176,8 @@ class Scheduler:
         done = await self.client.run(commands.find(address["directory"], reserved.name, address.get("clusters", "")))
         if done.code:
             raise ClusterError(f"Slurm does not answer on {self.client.settings.place}: {_said(done)}")
-        told = [line for line in done.out.splitlines() if re.fullmatch(r"\d+(;[^ ;]+)?", line.strip())]
-        return await self._placed(reserved, *status.submitted(told[0]), None) if told else None
+        jobs = [line for line in done.out.splitlines() if re.fullmatch(r"\d+(;[^ ;]+)?", line.strip())]
+        return await self._placed(reserved, *status.submitted(jobs[0]), None) if jobs else None
 
     async def queue(self, cluster: str) -> dict[str, dict[str, Part]]:
         """All jobs of the user that the controller has not forgotten.

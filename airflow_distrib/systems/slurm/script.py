@@ -72,7 +72,7 @@ def prelude(folder: str, environment: Mapping[str, str]) -> list[str]:
     lines = [f"{FOLDER}={shlex.quote(folder)}"]
     # For a job that Slurm has forgotten by the time anybody asks.
     exit_file = f'"${FOLDER}/exit${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}"'
-    # A shell that is told to end would note how the command before it had ended.
+    # A shell that gets a signal would note how the command before it had ended.
     lines += [f"rm -f -- {exit_file}", f'trap \'printf "%s\\n" "$?" >{exit_file}\' EXIT', "trap 'exit 143' TERM"]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     return lines
@@ -155,9 +155,9 @@ def _ranks(config: Slurm, folder: str, python: str, arguments: Sequence[str]) ->
     else_one = "" if found[0] == "srun" else "SLURM_NTASKS=${SLURM_NTASKS:-1} "
     check = ""
     if not (config.apptainer_image or config.container_image):
-        told = f"airflow_distrib: there is no Python {python!r} on node $(hostname): set python=, modules=, venv= or "
-        told += "conda_env="
-        check = f"command -v {interpreter} >/dev/null || {{ echo {_double(told)} >&2; exit 127; }}\n"
+        missing = f"airflow_distrib: there is no Python {python!r} on node $(hostname): set python=, modules=, venv= or "
+        missing += "conda_env="
+        check = f"command -v {interpreter} >/dev/null || {{ echo {_double(missing)} >&2; exit 127; }}\n"
     return f"{check}{else_one}exec {' '.join(found)}" if not else_one else f"{check}{else_one}{' '.join(found)}"
 
 

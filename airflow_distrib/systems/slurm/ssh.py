@@ -138,8 +138,8 @@ class SshClient:
         except ssh.PermissionDenied as error:
             raise Refused(f"{settings.place} does not accept the connection's key or password: {error}") from error
         except (OSError, TimeoutError, ssh.Error) as error:
-            told = str(error) or f"no answer within {settings.connect_timeout:g} s"
-            raise Unreachable(f"no SSH connection to {settings.place}: {told}") from error
+            reason = str(error) or f"no answer within {settings.connect_timeout:g} s"
+            raise Unreachable(f"no SSH connection to {settings.place}: {reason}") from error
         return connection
 
     async def _drop(self) -> None:

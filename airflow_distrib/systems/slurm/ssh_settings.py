@@ -57,7 +57,7 @@ def library() -> Any:
         import asyncssh
     except ImportError as error:
         raise MissingExtra("slurm", "asyncssh") from error
-    # Every connection and channel is told at INFO, into the log of whichever task came first.
+    # Every connection and channel is logged at INFO, into the log of whichever task came first.
     asyncssh.set_log_level(logging.WARNING)
     return asyncssh
 

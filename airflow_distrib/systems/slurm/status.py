@@ -143,7 +143,7 @@ def from_scontrol(text: str) -> dict[str, dict[str, Part]]:
 
 
 def of_job(found: Mapping[str, Mapping[str, Part]], job: str, name: str) -> dict[str, Part]:
-    """The parts of one job, told by id and name."""
+    """The parts of one job, by id and name."""
     return {key: part for key, part in found.get(job, {}).items() if part.name == name}
 
 
