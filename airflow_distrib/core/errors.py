@@ -28,27 +28,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from airflow_distrib.core.status import Problem, Retry
-from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
 from airflow_distrib.runner.outcome import Outcome
-
-__all__ = [
-    "ClusterError",
-    "ConfigError",
-    "DistribError",
-    "FunctionNotPicklable",
-    "JobError",
-    "JobFailed",
-    "JobLost",
-    "JobNotStarted",
-    "JobPreempted",
-    "JobTerminated",
-    "JobTimedOut",
-    "MissingExtra",
-    "NonRecoverableError",
-    "RankFailed",
-    "RecoverableError",
-    "ResultMissing",
-]
 
 
 class DistribError(Exception):

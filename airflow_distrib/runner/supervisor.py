@@ -322,7 +322,9 @@ class Supervisor:
         """
         if self._stopped_by is None:
             return reported
-        by_the_same = reported.exit_code == -self._stopped_by and reported.time > self._stopped_at - _SAME_SIGNAL_SECONDS
+        by_the_same = (
+            reported.exit_code == -self._stopped_by and reported.time > self._stopped_at - _SAME_SIGNAL_SECONDS
+        )
         if reported.time < self._stopped_at and not by_the_same:
             return reported
         return reported._replace(kind=outcome.TERMINATED, result=None, result_path=None)

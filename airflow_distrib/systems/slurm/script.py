@@ -155,7 +155,9 @@ def _ranks(config: Slurm, folder: str, python: str, arguments: Sequence[str]) ->
     else_one = "" if found[0] == "srun" else "SLURM_NTASKS=${SLURM_NTASKS:-1} "
     check = ""
     if not (config.apptainer_image or config.container_image):
-        missing = f"airflow_distrib: there is no Python {python!r} on node $(hostname): set python=, modules=, venv= or "
+        missing = (
+            f"airflow_distrib: there is no Python {python!r} on node $(hostname): set python=, modules=, venv= or "
+        )
         missing += "conda_env="
         check = f"command -v {interpreter} >/dev/null || {{ echo {_double(missing)} >&2; exit 127; }}\n"
     return f"{check}{else_one}exec {' '.join(found)}" if not else_one else f"{check}{else_one}{' '.join(found)}"

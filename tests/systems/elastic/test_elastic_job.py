@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib.core.errors import RecoverableError
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import outcome as outcomes
+from airflow_distrib.runner.errors import RecoverableError
 from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.elastic.local import local
 from airflow_distrib.systems.local.plan import LocalPlan
