@@ -306,20 +306,18 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         launcher = self._chosen(config)
         self.launcher = launcher.name
         store = RecordStore(context, durable=self.durable)
-        self._warn(launcher, config)
         # A job of an earlier try that the DAG file sent somewhere else.
         self._abandon(store, unless=launcher.name)
         with self._attempt(context, store, config, launcher) as attempt:
-            for name in attempt.submission.ignored:
-                self.log.warning("%s has no effect with launcher=%r", name, launcher.name)
+            self._warn(launcher, config, attempt.submission.ignored)
             run = self._begin(launcher, store)
             waiting, value = asyncio.run(run.start(attempt, deferrable=self.deferrable))
         self.job_ref = run.ref
         return waiting, value
 
-    def _warn(self, launcher: AnyLauncher, config: object) -> None:
-        """About ranks that do not exist, and about what a launcher that Airflow's configuration names ignores."""
-        for name in launching.not_honoured(launcher, self._given()):
+    def _warn(self, launcher: AnyLauncher, config: object, ignored: Sequence[str]) -> None:
+        """About ranks that do not exist, and about what has no effect."""
+        for name in (*launching.not_honoured(launcher, self._given()), *ignored):
             self.log.warning("%s has no effect with launcher=%r", name, launcher.name)
         size = getattr(config, "world_size", None)
         beyond = [rank for rank in self.log_ranks or () if size is not None and rank >= size]
