@@ -138,25 +138,25 @@ class FakeClient(JobClient[Submission]):
 
     async def reserve(self, submission: Submission) -> JobRef:
         """Nobody submits here."""
-        raise AssertionError("the wait has no use for it")
+        raise NotImplementedError
 
     async def submit(self, submission: Submission, reserved: JobRef, storage: Storage) -> tuple[JobRef, bool]:
         """Nobody submits here."""
-        raise AssertionError("the wait has no use for it")
+        raise NotImplementedError
 
     async def find(self, reserved: JobRef, identity: JobIdentity) -> JobRef | None:
         """Nobody adopts here."""
-        raise AssertionError("the wait has no use for it")
+        raise NotImplementedError
 
     async def status(self, ref: JobRef) -> JobStatus | None:
         """Nobody adopts here."""
-        raise AssertionError("the wait has no use for it")
+        raise NotImplementedError
 
     async def fetch(
         self, submission: Submission, waiting: Waiting, ending: Ending, emit: Emit, storage: Storage
     ) -> Conclusion:
         """Nobody fetches here."""
-        raise AssertionError("the wait has no use for it")
+        raise NotImplementedError
 
     @contextlib.asynccontextmanager
     async def watch(self, waiting: Waiting, emit: Emit) -> AsyncIterator[JobWatch]:
