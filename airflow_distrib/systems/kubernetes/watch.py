@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import time
 
@@ -103,9 +104,11 @@ class KubernetesWatch(JobWatch):
         await self._logs.finish(self._session.timing.log)
         if seen.outcomes or not seen.status.state.finished:
             return seen.outcomes
-        # The watch of pods may lag behind that of jobs.
-        view = await self._api.view(self._waiting.ref)
-        return tuple(reports.of_pods(self._kind, self._waiting.ref.name, view.pods))
+        # The watch of pods may lag behind that of jobs; where pods cannot be listed, the worker tries again.
+        with contextlib.suppress(ClusterError):
+            view = await self._api.view(self._waiting.ref)
+            return tuple(reports.of_pods(self._kind, self._waiting.ref.name, view.pods))
+        return ()
 
     def positions(self) -> dict[str, object]:
         return self._logs.positions()

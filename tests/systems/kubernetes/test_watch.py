@@ -276,6 +276,17 @@ async def test_the_log_explains_at_once_why_a_job_waits(api: FakeKubernetes) -> 
     assert texts["job/VolumeNotMounted"] == 'VolumeNotMounted: configmap "settings" not found'
 
 
+async def test_a_job_whose_pods_can_no_longer_be_listed_ends_all_the_same(api: FakeKubernetes) -> None:
+    """A namespace that is being deleted takes the account's rights along, and the end of the job is known by then."""
+    api.put(JOBS, resource("job", "Succeeded"))
+    waiting = Waiting(ref("job"), "c", logs=False)
+    async with session_of(api) as session, KubernetesJobs(session).watch(waiting, lambda _: None) as watch:
+        while not (seen := watch.observe(time.time())).over:
+            await watch.wait(1)
+        api.refuse = lambda _: 403
+        assert await watch.finish(seen) == ()
+
+
 async def test_a_thousand_jobs_do_not_block_the_event_loop(api: FakeKubernetes) -> None:
     """Airflow's triggerer warns when its loop is blocked for 0.2 seconds; a thread looks whether the loop answers."""
     padding = {"text": "x" * 4000}
