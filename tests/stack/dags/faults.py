@@ -97,7 +97,7 @@ def hang(try_number: str) -> str:
 def overdue() -> None:
     """Runs longer than it may."""
 
-    @task.pytorch_job(PAIR, launcher="local", execution_timeout=timedelta(seconds=6))
+    @task.pytorch_job(PAIR, launcher="local", execution_timeout=timedelta(seconds=20))
     def ranks() -> None:
         oversleep()
 
