@@ -186,7 +186,7 @@ def test_quota_is_named(stack: AirflowStack, cluster: Cluster) -> None:
 def test_a_suspended_job_waits(stack: AirflowStack, cluster: Cluster) -> None:
     """As Kueue leaves it until there is room; impatience does not count."""
     run = Run(stack, cluster, "cluster_suspended")
-    stack.wait_for_log("cluster_suspended", run.id, "wait", "it is suspended")
+    stack.wait_for_log("cluster_suspended", run.id, "wait", "is suspended")
     name = cluster.job(run.id, "wait")["metadata"]["name"]
     time.sleep(8)
     assert stack.task("cluster_suspended", run.id, "wait")["state"] == "deferred"
