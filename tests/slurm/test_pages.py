@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this mac
 
 def test_a_deferred_task_shows_its_log_and_its_link(stack: AirflowStack, slurm: SlurmCluster, tmp_path: Path) -> None:
     """Users can follow a running job on the task's pages, which show lines of the worker and of the triggerer."""
-    run = stack.trigger("slurm_hanging", {"seconds": "60"})
+    run = stack.trigger("slurm_hanging", {"seconds": "600"})
     stack.wait_for_log("slurm_hanging", run, "wait", "hanging now")
     assert stack.task("slurm_hanging", run, "wait")["state"] == "deferred"
     task = f"{stack.url}/dags/slurm_hanging/runs/{run}/tasks/wait"
