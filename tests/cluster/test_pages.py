@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this mac
 
 def test_a_deferred_task_shows_its_log_and_its_links(stack: AirflowStack, cluster: Cluster, tmp_path: Path) -> None:
     """While the job runs; both come from the triggerer and from the leg that deferred."""
-    run = stack.trigger("cluster_hanging", {"seconds": "60"})
+    run = stack.trigger("cluster_hanging", {"seconds": "600"})
     stack.wait_for_log("cluster_hanging", run, "wait", "hanging now")
     assert stack.task("cluster_hanging", run, "wait")["state"] == "deferred"
     task = f"{stack.url}/dags/cluster_hanging/runs/{run}/tasks/wait"
