@@ -351,7 +351,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
                 lambda other: launcher.render(config, request.of(other)),
                 comes_again=tries.comes_again(context),
                 keep_job=self.keep_job,
-                deadline=tries.deadline(context, self.execution_timeout),
+                deadline=tries.deadline(context, self.execution_timeout, on_worker=not launcher.outlives_worker),
             )
 
     def execute_complete(

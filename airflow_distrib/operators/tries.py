@@ -35,10 +35,17 @@ def comes_again(context: Context) -> bool:
     return bool(ti.try_number <= (getattr(ti, "max_tries", None) or 0))
 
 
-def deadline(context: Context, limit: timedelta | None) -> float | None:
-    """Seconds since the epoch at which the try's time is over; its start outlives deferrals."""
+def deadline(context: Context, limit: timedelta | None, *, on_worker: bool) -> float | None:
+    """Seconds since the epoch at which the try's time is over.
+
+    Args:
+        on_worker: the job ends with this worker, where Airflow's own timeout counts from here and
+            comes first; otherwise the start of the try counts, which outlives deferrals.
+    """
     if limit is None:
         return None
+    if on_worker:
+        return datetime.now(UTC).timestamp() + limit.total_seconds() + 1.0
     started = getattr(context["ti"], "start_date", None) or datetime.now(UTC)
     return float(started.timestamp() + limit.total_seconds())
 

@@ -97,11 +97,11 @@ def hang(try_number: str) -> str:
 def overdue() -> None:
     """Runs longer than it may."""
 
-    @task.pytorch_job(PAIR, launcher="local", execution_timeout=timedelta(seconds=20))
+    @task.pytorch_job(PAIR, launcher="local", execution_timeout=timedelta(seconds=30))
     def ranks() -> None:
         oversleep()
 
-    # Three processes import torch, perhaps beside other suites.
+    # Three processes import torch, perhaps beside other suites; the other job ends within the 20 s before this one.
     @task.elastic(ELASTIC_PAIR, execution_timeout=timedelta(seconds=45))
     def elastic() -> None:
         oversleep()
