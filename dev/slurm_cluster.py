@@ -339,6 +339,11 @@ class SlurmCluster:
         """Digests of the tasks that have a folder."""
         return [path.name for path in (self.home / ".airflow-distrib").glob("*")]
 
+    def files_left(self) -> list[str]:
+        """All that is below the private folders, for a test that expects nothing: the names tell whose it is."""
+        base = self.home / ".airflow-distrib"
+        return [str(path.relative_to(base)) for path in sorted(base.rglob("*"))]
+
     def python(self) -> str:
         """An interpreter of this one's version that the user may run."""
         name = f"python{sys.version_info.major}.{sys.version_info.minor}"

@@ -234,7 +234,7 @@ def test_nothing_of_all_these_failures_remains(bad: Run, slurm: SlurmCluster) ->
     slurm.wait_for_nothing_left(bad.id)
     wait_for("processes to end", lambda: slurm.processes() == [], 60)
     time.sleep(0.1)
-    assert slurm.folders() == []
+    assert slurm.files_left() == []
 
 
 @pytest.mark.parametrize(("dag_id", "task_id"), [("slurm_function", "fit"), ("slurm_scripts", "echo")])
