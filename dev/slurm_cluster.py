@@ -175,6 +175,8 @@ class SlurmCluster:
     def _make_user(self) -> None:
         with contextlib.suppress(KeyError):
             pwd.getpwnam(self.user)
+            # The home outlives this cluster: what a killed run of the tests left is not for the next to find.
+            shutil.rmtree(self.home / ".airflow-distrib", ignore_errors=True)
             return
         subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", "-p", "*", self.user], check=True)
 
