@@ -169,6 +169,12 @@ class FakeSlurm:
             new.write_text(json.dumps(state))
             new.replace(self._state)
 
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """While every command waits."""
+        with self._changing():
+            yield
+
     def set(self, **values: Any) -> None:
         """Change what concerns all jobs."""
         with self._changing() as state:

@@ -124,15 +124,21 @@ if command -v flock >/dev/null 2>&1; then
   flock -w {_LOCK_SECONDS} 9
   if [ $? -eq 1 ]; then echo "another submission of this job still runs" >&2; exit {TRY_AGAIN}; fi
 fi
+# However this ends, also with a refusal: once it is given up, nobody else removes what is here.
+settle() {{
+  code=$?
+  [ -e given-up ] || exit $code
+  if [ -s submitted ]; then withdraw "$(cat submitted)"; fi
+  {remove_folder(folder)}
+  echo "nobody wants this job any more" >&2
+  exit {GIVEN_UP}
+}}
+trap settle EXIT
+# While this waited for the lock it may have been given up, and the folder removed.
+if [ -e given-up ] || [ ! -e lock ]; then exit {GIVEN_UP}; fi
 if [ ! -s submitted ]; then
 {_once(theirs)}
   printf '%s\\n' "$found" >submitted.new && mv submitted.new submitted || {{ withdraw "$found"; exit {NO_FOLDER}; }}
-fi
-if [ -e given-up ]; then
-  withdraw "$(cat submitted)"
-  rm -rf -- {shlex.quote(folder)}
-  echo "nobody wants this job any more" >&2
-  exit {GIVEN_UP}
 fi
 cat submitted"""
 
@@ -218,9 +224,13 @@ $detach sh -c {shlex.quote(later)} >/dev/null 2>&1 </dev/null &"""
 
 
 def remove_folder(folder: str) -> str:
-    """Remove a job's folder, and that of its task when it was the last one."""
+    """Remove a job's folder, and that of its task when it was the last one.
+
+    Tried for a second: a process that just ends may write there, and NFS keeps the names of open files.
+    """
     quoted = shlex.quote(folder)
-    return f'rm -rf -- {quoted}; rmdir -- "$(dirname -- {quoted})" 2>/dev/null || :'
+    tried = f"for turn in 1 2 3 4 5; do if rm -rf -- {quoted} 2>/dev/null; then break; fi; sleep 0.2; done"
+    return f'{tried}; rmdir -- "$(dirname -- {quoted})" 2>/dev/null || :'
 
 
 def of_task(base: str, task: str, clusters: str) -> str:

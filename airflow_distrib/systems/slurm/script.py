@@ -121,7 +121,8 @@ def _clean_start() -> list[str]:
     return [
         f'export {RANKS}="${FOLDER}/ranks${{SLURM_ARRAY_TASK_ID:+.$SLURM_ARRAY_TASK_ID}}"',
         f"rm -rf -- {place}",
-        f"mkdir -p -- {place}",
+        # Without -p: where the job is given up meanwhile, nothing may make its folder again.
+        f"mkdir -- {place}",
     ]
 
 

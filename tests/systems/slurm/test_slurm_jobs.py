@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_distrib.core.errors import ClusterError, JobNotStarted
+from airflow_distrib.core.errors import ClusterError, JobNotStarted, JobTerminated
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState
@@ -102,6 +104,58 @@ async def test_an_answer_that_comes_too_late_makes_no_second_job(fake: FakeSlurm
     ref, _ = await submit(jobs, script())
     assert (ref.uid, list(fake.jobs)) == ("1", ["1"])
     assert len(fake.calls("sbatch")) == 1
+
+
+@pytest.mark.parametrize("refusal", ["", "Invalid partition"])
+async def test_a_submission_that_is_given_up_while_it_runs_leaves_nothing(
+    fake: FakeSlurm, jobs: SlurmJobs, refusal: str
+) -> None:
+    """A worker that Airflow gave up leaves neither a job nor a folder, whatever Slurm answers it in the end."""
+    job = script()
+    reserved = await jobs.reserve(job)
+    folder = Path(reserved.address["directory"])
+    fake.set(refusal=refusal)
+    with fake.holding():
+        submitting = asyncio.create_task(jobs.submit(job, reserved, LocalStorage()))
+        while not (folder / "trying").exists():  # noqa: ASYNC110 - a program's file
+            await asyncio.sleep(0.02)
+        await jobs.release(reserved)
+        assert folder.exists()
+    with pytest.raises(JobTerminated):
+        await submitting
+    assert not folder.parent.exists()
+    assert [job["state"] for job in fake.jobs.values()] == ([] if refusal else ["CANCELLED"])
+
+
+async def test_a_submission_that_waits_for_another_submits_nothing_once_it_is_given_up(
+    fake: FakeSlurm, jobs: SlurmJobs
+) -> None:
+    """Nothing is submitted for a task that has ended while its submission waited for its turn."""
+    job = script()
+    reserved = await jobs.reserve(job)
+    folder = Path(reserved.address["directory"])
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        submitting = asyncio.create_task(jobs.submit(job, reserved, LocalStorage()))
+        while not (folder / "job.sh").exists():  # noqa: ASYNC110 - a program's file
+            await asyncio.sleep(0.02)
+        await jobs.release(reserved)
+    with pytest.raises(JobTerminated):
+        await submitting
+    assert not folder.parent.exists()
+    assert fake.calls("sbatch") == []
+
+
+async def test_a_folder_in_which_a_process_still_writes_goes_when_it_stops(fake: FakeSlurm, jobs: SlurmJobs) -> None:
+    """A job that is slow to end does not leave its folder, because removing it is tried again."""
+    ref, _ = await submit(jobs, script())
+    folder = Path(ref.address["directory"])
+    bin_folder = fake.folder / "bin"
+    # The first rm finds that something has been written meanwhile.
+    (bin_folder / "rm").write_text(f'#!/bin/sh\n/bin/rm -f "{bin_folder}/rm"; exit 1\n')
+    (bin_folder / "rm").chmod(0o755)
+    await jobs.clean_up(ref)
+    assert not folder.parent.exists()
 
 
 async def test_a_controller_that_is_away_is_waited_for(
