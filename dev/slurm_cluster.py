@@ -339,12 +339,12 @@ class SlurmCluster:
 
     def folders(self) -> list[str]:
         """Digests of the tasks that have a folder."""
-        return [path.name for path in (self.home / ".airflow-distrib").glob("*")]
+        return [path.name for path in (self.home / ".airflow-distrib").glob("*") if path.is_dir()]
 
     def files_left(self) -> list[str]:
         """All that is below the private folders, for a test that expects nothing: the names tell whose it is."""
         base = self.home / ".airflow-distrib"
-        return [str(path.relative_to(base)) for path in sorted(base.rglob("*"))]
+        return [str(path.relative_to(base)) for path in sorted(base.rglob("*")) if path.name != ".swept"]
 
     def python(self) -> str:
         """An interpreter of this one's version that the user may run."""

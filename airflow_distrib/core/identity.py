@@ -59,9 +59,18 @@ class JobIdentity:
             f"{PREFIX}task-instance": self.task_digest,
         }
 
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> JobIdentity:
+        """The reverse."""
+        return cls(**json.loads(text))
+
     def annotation(self) -> dict[str, str]:
         """The whole identity, unshortened: what adoption compares."""
-        return {f"{PREFIX}identity": json.dumps(asdict(self), sort_keys=True)}
+        return {f"{PREFIX}identity": self.to_json()}
 
 
 def _digest(text: str) -> str:

@@ -268,6 +268,21 @@ class JobClient(ABC, Generic[S]):
         """Remove what a finished job leaves."""
         await self.cancel(ref)
 
+    async def keep(self, ref: JobRef) -> None:
+        """Leave a finished job, as the user wants: nothing later may take it for something forgotten."""
+
+    async def sweep(self, submission: S, ended: Callable[[JobIdentity], bool]) -> list[str]:
+        """Remove what was forgotten of finished jobs of other tasks, as much as takes a moment.
+
+        Args:
+            ended: whether a task instance of this Airflow waits for its job no more.
+
+        Returns:
+            What was removed, for the log.
+        """
+        del submission, ended
+        return []
+
     @abstractmethod
     def describe(self, ref: JobRef) -> str:
         """What the log calls the job."""

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # A signal handler of Airflow has five seconds before SIGKILL.
 KILL_SECONDS = 4.0
+# How long a submission may look for what was forgotten by others.
+SWEEP_SECONDS = 10.0
 # How long a replaced job may take to go, with all its processes, before its successor is submitted.
 REPLACE_SECONDS = 120.0
 
@@ -48,6 +50,9 @@ class Records(Protocol):
 
     def write(self, phase: Phase, ref: JobRef | None = None) -> None:
         """Replace it."""
+
+    def ended(self, identity: JobIdentity) -> bool:
+        """Whether a task instance of this Airflow waits for its job no more; False for another Airflow's."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,17 @@ class JobRun(Generic[S]):
         self._records.write(Phase.SUBMITTED, self.ref)
         verb = "Found" if existed else "Created"
         self._emit(f"{verb} {client.describe(self.ref)} in {time.monotonic() - begin:.2f} s")
+        await self._sweep(client, submission)
         return self.ref, existed
+
+    async def _sweep(self, client: JobClient[S], submission: S) -> None:
+        """Remove what others forgot; that it fails, or takes too long, is no matter of this task."""
+        try:
+            async with asyncio.timeout(SWEEP_SECONDS):
+                for text in await client.sweep(submission, self._records.ended):
+                    log.info("Removed %s, which was forgotten", text)
+        except Exception:
+            log.debug("what is forgotten could not be removed", exc_info=True)
 
     async def _adopted(self, client: JobClient[S], attempt: Attempt[S], record: JobRecord | None) -> JobRef | None:
         """The recorded job, if it is to be adopted; one that is not is cancelled."""
@@ -241,11 +256,11 @@ class JobRun(Generic[S]):
 
     async def _clean_up(self, client: JobClient[S], attempt: Attempt[S], ref: JobRef, *, succeeded: bool) -> None:
         """Remove a job of which nothing is needed any more; that it cannot be removed does not change its result."""
-        if not attempt.keeps(succeeded=succeeded):
-            try:
-                await client.clean_up(ref)
-            except ClusterError as error:
-                self._emit(f"{ref.name} could not be deleted: {error}")
+        kept = attempt.keeps(succeeded=succeeded)
+        try:
+            await (client.keep(ref) if kept else client.clean_up(ref))
+        except ClusterError as error:
+            self._emit(f"{ref.name} could not be {'kept' if kept else 'deleted'}: {error}")
         self._records.write(Phase.CONSUMED)
 
     # ------------------------------------------------------------------ ending early

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from typing import Any
 
-from airflow.sdk import conf
-
+from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import JobRecord, Phase
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.operators.installation import installation
+from airflow_distrib.triggers.states import has_ended
 
 KEY = "airflow_distrib.job"
 
@@ -18,7 +18,8 @@ class RecordStore:
     """Reads and writes the record of one task instance; with ``durable=False`` it forgets.
 
     Attributes:
-        scope: what all tries of this task instance share and nobody else has.
+        scope: what all tries of this task instance share and nobody else has; begins with what
+            tells this Airflow from another.
         max_tries: Airflow's number of the last try.
         spec_hash: digest of what is wanted now; set before the first write.
         consumed: whether the last write said that nothing of the job is needed any more.
@@ -29,7 +30,9 @@ class RecordStore:
         ti = context["ti"]
         self._try_number, self.max_tries = int(ti.try_number), int(getattr(ti, "max_tries", None) or 0)
         earlier = self.read()
-        self.scope = (earlier.scope if earlier else "") or (secrets.token_hex(8) if durable else _deployment())
+        self.scope = earlier.scope if earlier else ""
+        if not self.scope:
+            self.scope = f"{installation()}-{secrets.token_hex(4)}" if durable else installation()
         self.spec_hash = ""
         self.consumed = False
 
@@ -44,8 +47,8 @@ class RecordStore:
             record = JobRecord(phase, self._try_number, self.spec_hash, self.scope, self.max_tries, ref)
             self._state.set(KEY, record.to_json())
 
-
-def _deployment() -> str:
-    """What tells this Airflow from another, where nothing can be stored: the address of its API."""
-    address = conf.get("core", "execution_api_server_url", fallback="") or conf.get("api", "base_url", fallback="")
-    return hashlib.sha256(str(address).encode()).hexdigest()[:16]
+    def ended(self, identity: JobIdentity) -> bool:
+        """Whether a task instance of this Airflow waits for its job no more; False for another Airflow's."""
+        if identity.scope.partition("-")[0] != installation():
+            return False
+        return has_ended(identity.dag_id, identity.run_id, identity.task_id, identity.map_index)

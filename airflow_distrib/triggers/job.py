@@ -17,6 +17,7 @@ from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.jobs.launcher import Connection, JobClient
 from airflow_distrib.jobs.wait import cancel_patiently, until_over
 from airflow_distrib.jobs.waiting import Waiting
+from airflow_distrib.triggers.states import task_state
 
 log = logging.getLogger(__name__)
 
@@ -141,23 +142,11 @@ class JobTrigger(BaseTrigger):
 
     async def _state_of_task(self) -> str:
         """The task instance's present state; asked again when Airflow does not answer."""
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
-
         ti: Any = self.task_instance
         for pause in (1.0, 5.0, 15.0, 0.0):
             try:
-                states = await asyncio.to_thread(
-                    RuntimeTaskInstance.get_task_states,
-                    dag_id=ti.dag_id,
-                    task_ids=[ti.task_id],
-                    run_ids=[ti.run_id],
-                    map_index=ti.map_index,
-                )
+                return str(await asyncio.to_thread(task_state, ti.dag_id, ti.run_id, ti.task_id, ti.map_index))
             except Exception:
                 log.exception("the state of %s cannot be read", ti.task_id)
                 await asyncio.sleep(pause)
-                continue
-            of_run = states.get(ti.run_id) or {}
-            name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
-            return str(of_run.get(name))
         raise RuntimeError("Airflow does not say what state the task is in")

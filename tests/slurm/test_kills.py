@@ -54,6 +54,23 @@ def test_failing_the_dag_run_cancels_the_job(stack: AirflowStack, slurm: SlurmCl
     slurm.wait_for_nothing_left(run)
 
 
+def test_a_later_submission_removes_what_a_failed_run_forgot(stack: AirflowStack, slurm: SlurmCluster) -> None:
+    """The folder of a job does not stay for ever where its run failed before a worker could read the result."""
+    run, _ = hang(stack, slurm, 5)
+    stack.kill_component("scheduler")
+    stack.wait_for_state(DAG, run, "wait", "scheduled")
+    stack.call("PATCH", f"/dags/{DAG}/dagRuns/{run}", json={"state": "failed"})
+    stack.start_component("scheduler")
+    base = slurm.home / ".airflow-distrib"
+    (owner,) = [path for path in base.glob("*/*/owner") if run in path.read_text()]
+    for path in (owner, base / ".swept"):
+        os.utime(path, (time.time() - 3600,) * 2)
+    later = stack.trigger(DAG, {"seconds": "1"})
+    stack.wait_for_state(DAG, later, "wait", "success")
+    assert not owner.exists()
+    slurm.wait_for_nothing_left(run)
+
+
 def test_clearing_a_deferred_task_runs_it_afresh(stack: AirflowStack, slurm: SlurmCluster) -> None:
     """A user who clears a task gets a fresh job, and the old one does not go on to hold its nodes."""
     run, job = hang(stack, slurm)

@@ -10,6 +10,10 @@ from airflow_distrib.systems.slurm.script import path
 # Exit statuses of our own, from sysexits.h.
 NO_FOLDER, TRY_AGAIN, NO_SCRIPT, GIVEN_UP = 73, 75, 66, 77
 BASE = "~/.airflow-distrib"
+# Files that say whose a folder is, and when forgotten ones were last looked for.
+OWNER, SWEPT = "owner", ".swept"
+# A folder younger than that is nobody's leftover; and how often, and for how many at once, they are looked for.
+_FORGOTTEN_MINUTES, _SWEEP_MINUTES, _SWEEP_FOLDERS = 10, 1, 20
 # Before every script: English messages, expressions of job arrays in full instead of their first 64
 # characters, and none of the user's own settings that would filter what is asked for.
 ENVIRONMENT = """\
@@ -31,11 +35,11 @@ def on_cluster(cluster: str) -> str:
     return f" --clusters={shlex.quote(cluster)}" if cluster else ""
 
 
-def make_folder(base: str, task: str, attempt: str) -> str:
-    """Make a job's private folder and print its real path."""
+def make_folder(base: str, task: str, attempt: str, owner: str) -> str:
+    """Make a job's private folder, note whose it is, and print its real path."""
     return f"""umask 077
 mkdir -p -- {path(base)} && cd -- {path(base)} && mkdir -p -- {task}/{attempt} && chmod 700 {task} {task}/{attempt} &&
-cd -- {task}/{attempt} && pwd -P || exit {NO_FOLDER}"""
+cd -- {task}/{attempt} && printf '%s\\n' {shlex.quote(owner)} >{OWNER} && pwd -P || exit {NO_FOLDER}"""
 
 
 # Also jobs of hidden partitions, whatever the user's own settings leave out.
@@ -231,6 +235,32 @@ def remove_folder(folder: str) -> str:
     quoted = shlex.quote(folder)
     tried = f"for turn in 1 2 3 4 5; do if rm -rf -- {quoted} 2>/dev/null; then break; fi; sleep 0.2; done"
     return f'{tried}; rmdir -- "$(dirname -- {quoted})" 2>/dev/null || :'
+
+
+def disown(folder: str) -> str:
+    """Leave a folder to the user."""
+    return f"rm -f -- {shlex.quote(folder)}/{OWNER}"
+
+
+def leftovers(base: str) -> str:
+    """Print some folders whose jobs are over, each with a tab and its owner; nothing if that was just done."""
+    return f"""cd -- {path(base)} 2>/dev/null || exit 0
+if [ -n "$(find {SWEPT} -mmin -{_SWEEP_MINUTES} 2>/dev/null)" ]; then exit 0; fi
+: >{SWEPT}
+old=$(find . -mindepth 3 -maxdepth 3 -name {OWNER} -mmin +{_FORGOTTEN_MINUTES} 2>/dev/null)
+[ -n "$old" ] || exit 0
+# Ids of all that is not over, with the cluster as in the files.
+active=$(for cluster in '' $(cat ./*/*/submitted 2>/dev/null | sed -n 's/.*;//p' | sort -u); do
+  found=$({_SQUEUE} ${{cluster:+--clusters="$cluster"}} --format=%F) || exit {TRY_AGAIN}
+  printf '%s\\n' "$found" | grep -E '^[0-9]+$' | sed "s/\\$/${{cluster:+;$cluster}}/"
+done) || exit {TRY_AGAIN}
+shuffled=$(printf '%s\\n' "$old" | awk 'BEGIN {{ srand() }} {{ print rand() "\\t" $0 }}' | sort | cut -f 2-)
+printf '%s\\n' "$shuffled" | while read -r each; do
+  folder=${{each%/*}}
+  job=$(head -n 1 "$folder/submitted" 2>/dev/null)
+  if [ -n "$job" ] && printf '%s\\n' "$active" | grep -qxF -- "$job"; then continue; fi
+  printf '%s\\t%s\\n' "$(pwd -P)/${{folder#./}}" "$(cat -- "$each")"
+done | head -n {_SWEEP_FOLDERS}"""
 
 
 def of_task(base: str, task: str, clusters: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
@@ -72,6 +72,12 @@ class SlurmJobs(JobClient[SlurmSubmission]):
 
     async def clean_up(self, ref: JobRef) -> None:
         await self._scheduler.remove(ref)
+
+    async def keep(self, ref: JobRef) -> None:
+        await self._scheduler.disown(ref)
+
+    async def sweep(self, submission: SlurmSubmission, ended: Callable[[JobIdentity], bool]) -> list[str]:
+        return await self._scheduler.sweep(submission, ended)
 
     def describe(self, ref: JobRef) -> str:
         cluster = f" on cluster {ref.address['cluster']}" if "cluster" in ref.address else ""

@@ -8,10 +8,11 @@ import re
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from airflow_distrib.core.errors import ClusterError, JobNotStarted, JobTerminated
+from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import Category, Problem, Retry
 from airflow_distrib.jobs.launcher import Storage
@@ -61,7 +62,10 @@ class Scheduler:
         Raises:
             ClusterError: it cannot be made.
         """
-        done = await self.client.run(commands.make_folder(self.base(submission), submission.task, submission.attempt))
+        owner = submission.identity.to_json()
+        done = await self.client.run(
+            commands.make_folder(self.base(submission), submission.task, submission.attempt, owner)
+        )
         folder = done.out.strip().rpartition("\n")[2]
         if done.code or not folder.startswith("/"):
             where = f"{self.base(submission)} cannot be made or entered on {self.client.settings.place}"
@@ -296,6 +300,28 @@ class Scheduler:
         """Remove a finished job's folder."""
         if directory := ref.address.get("directory"):
             await self.client.run(commands.remove_folder(directory))
+
+    async def disown(self, ref: JobRef) -> None:
+        """Leave a folder to the user."""
+        if directory := ref.address.get("directory"):
+            await self.client.run(commands.disown(directory))
+
+    async def sweep(self, submission: SlurmSubmission, ended: Callable[[JobIdentity], bool]) -> list[str]:
+        """Remove folders of jobs that are over and whose tasks have ended without removing them.
+
+        That happens where Airflow ends a task between its job's end and the worker that was to read
+        the result: a run that is failed or deleted meanwhile, an event that the scheduler mistakes.
+        """
+        done = await self.client.run(commands.leftovers(self.base(submission)), attempts=1)
+        removed = []
+        for line in done.out.splitlines():
+            folder, tab, owner = line.partition("\t")
+            if not tab or not ended(JobIdentity.from_json(owner)):
+                continue
+            # A submission may still be going on there.
+            await self.client.run(f"{commands.remove_submitted(folder)}\n{commands.give_up(folder)}")
+            removed.append(folder)
+        return removed
 
     async def reap(self, submission: SlurmSubmission, keep: JobRef | None) -> list[JobRef]:
         """Cancel jobs of the task instance's other tries, and remove what they left."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,51 @@ async def test_other_tries_are_reaped_and_other_tasks_are_not(fake: FakeSlurm, j
     assert states == {first.uid: "CANCELLED", other.uid: "PENDING", current.uid: "PENDING"}
     folders = {path.name for path in (fake.home / ".airflow-distrib" / identity().task_digest).iterdir()}
     assert folders == {script(3).attempt}
+
+
+def age(ref: JobRef, base: Path) -> None:
+    """Let a folder, and the last look for forgotten ones, be an hour old."""
+    for path in (Path(ref.address["directory"]) / "owner", base / ".swept"):
+        if path.exists():
+            os.utime(path, (time.time() - 3600,) * 2)
+
+
+async def test_what_ended_tasks_forgot_is_removed_by_a_later_submission(fake: FakeSlurm, jobs: SlurmJobs) -> None:
+    """Folders of tasks that Airflow ended before they could read their results do not stay for ever."""
+    over, waits, runs, others, young = [
+        (await submit(jobs, script(run_id=name)))[0] for name in ("over", "waits", "runs", "others", "young")
+    ]
+    for ref in (over, waits, others, young):
+        fake.change(ref.uid, state="COMPLETED")
+    never = await jobs.reserve(script(run_id="never"))
+    base = Path(over.address["directory"]).parents[1]
+    for ref in (over, waits, runs, others, never):
+        age(ref, base)
+    ended = {"over", "runs", "young", "never"}
+    removed = await jobs.sweep(script(2), lambda identity: identity.run_id in ended)
+    assert sorted(removed) == sorted([over.address["directory"], never.address["directory"]])
+    left = {ref.uid: Path(ref.address["directory"]).exists() for ref in (over, waits, runs, others, young, never)}
+    assert left == {over.uid: False, waits.uid: True, runs.uid: True, others.uid: True, young.uid: True, "": False}
+
+
+async def test_folders_are_looked_for_once_a_minute(fake: FakeSlurm, jobs: SlurmJobs) -> None:
+    """A thousand submissions at once do not search the same folders a thousand times."""
+    ref, _ = await submit(jobs, script(run_id="over"))
+    fake.change(ref.uid, state="COMPLETED")
+    age(ref, Path(ref.address["directory"]).parents[1])
+    assert await jobs.sweep(script(2), lambda _: False) == []
+    assert await jobs.sweep(script(2), lambda _: True) == []
+    age(ref, Path(ref.address["directory"]).parents[1])
+    assert await jobs.sweep(script(2), lambda _: True) == [ref.address["directory"]]
+
+
+async def test_a_job_that_the_user_keeps_is_no_leftover(fake: FakeSlurm, jobs: SlurmJobs) -> None:
+    """keep_job means what it says, however long ago the task has ended."""
+    ref, _ = await submit(jobs, script(run_id="over"))
+    fake.change(ref.uid, state="COMPLETED")
+    age(ref, Path(ref.address["directory"]).parents[1])
+    await jobs.keep(ref)
+    assert await jobs.sweep(script(2), lambda _: True) == []
 
 
 async def test_what_the_ranks_wrote_is_read_by_element(fake: FakeSlurm, jobs: SlurmJobs, session: SlurmSession) -> None:
