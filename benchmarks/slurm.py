@@ -58,9 +58,9 @@ def ours(folder: Path, count: int) -> list[Any]:
     """This package's triggers."""
     from airflow_distrib.core.reference import JobRef
     from airflow_distrib.jobs.waiting import Waiting
-    from airflow_distrib.triggers import job
+    from airflow_distrib.triggers import job, pulse
 
-    job.EARLIEST_SECONDS = 0.0
+    pulse.EXIT_SECONDS = pulse.UNKNOWN_SECONDS = 0.0
     refs = [JobRef.from_json(each) for each in json.loads((folder / f"refs-{count}").read_text())]
     return [job.JobTrigger(Waiting(ref, "bench", logs=False).to_json()) for ref in refs]
 

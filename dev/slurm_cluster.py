@@ -322,7 +322,7 @@ class SlurmCluster:
 
     def job(self, run: str) -> str:
         """The one job of a DAG run, once it was submitted."""
-        found = wait_for(f"a job of {run}", lambda: self.jobs_of(run, over=True), 90)
+        found = wait_for(f"a job of {run}", lambda: self.jobs_of(run, over=True) or None, 90)
         assert len(found) == 1, found
         return next(iter(found))
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -17,6 +18,7 @@ from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.jobs.launcher import Connection, JobClient
 from airflow_distrib.jobs.wait import cancel_patiently, until_over
 from airflow_distrib.jobs.waiting import Waiting
+from airflow_distrib.triggers.pulse import pulse
 from airflow_distrib.triggers.states import task_state
 
 log = logging.getLogger(__name__)
@@ -24,9 +26,6 @@ log = logging.getLogger(__name__)
 # States in which the task goes on to, or comes from, this trigger's own event.
 _GOES_ON = frozenset({"scheduled", "queued", "running", "restarting", "up_for_retry", "up_for_reschedule", "None"})
 
-# An event sooner than that after the deferral may come to a scheduler that has not yet heard of the
-# deferral; it then takes it for the end of the task's next run, and fails the task.
-EARLIEST_SECONDS = 5.0
 # How long an event waits for the end of a job that is not wanted any more: Airflow's own limit of the
 # deferral is a minute later than the trigger's.
 END_SECONDS = 35.0
@@ -70,13 +69,14 @@ class JobTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait; whatever goes wrong becomes an event, because an exception would lose the job."""
-        began = asyncio.get_running_loop().time()
-        try:
-            event = await self._wait()
-        except Exception as error:
-            self.log.exception("Waiting for the job failed")
-            event = {"error": f"{type(error).__name__}: {error}"}
-        await asyncio.sleep(began + EARLIEST_SECONDS - asyncio.get_running_loop().time())
+        async with asyncio.TaskGroup() as group:
+            # Meanwhile, so that only a job of seconds waits for it.
+            group.create_task(pulse().beaten(time.monotonic()))
+            try:
+                event = await self._wait()
+            except Exception as error:
+                self.log.exception("Waiting for the job failed")
+                event = {"error": f"{type(error).__name__}: {error}"}
         # Airflow cancels what is still running after its event, and takes that for a kill.
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # Airflow's

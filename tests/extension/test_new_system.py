@@ -82,7 +82,8 @@ def trigger(waiting: dict[str, Any]) -> JobTrigger:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let events fire without a pause for the scheduler."""
-    monkeypatch.setattr("airflow_distrib.triggers.job.EARLIEST_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_distrib.triggers.pulse.EXIT_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_distrib.triggers.pulse.UNKNOWN_SECONDS", 0.0)
 
 
 async def event_of(waiting: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,23 @@ def test_a_later_submission_removes_what_a_failed_run_forgot(stack: AirflowStack
     slurm.wait_for_nothing_left(run)
 
 
+def test_a_busy_scheduler_does_not_fail_a_healthy_task(stack: AirflowStack, slurm: SlurmCluster) -> None:
+    """A task succeeds although the scheduler hangs from before its deferral until after its job's end."""
+    run = stack.trigger(DAG, {"seconds": "1"})
+    slurm.job(run)
+    scheduler = min(stack.processes_of("scheduler"))
+    os.kill(scheduler, signal.SIGSTOP)
+    try:
+        stack.wait_for_state(DAG, run, "wait", "deferred", "scheduled")
+        # Longer than anything that could be guessed.
+        time.sleep(12)
+    finally:
+        os.kill(scheduler, signal.SIGCONT)
+    stack.wait_for_state(DAG, run, "wait", "success", "failed", "up_for_retry")
+    assert (stack.task(DAG, run, "wait")["state"], stack.task(DAG, run, "wait")["try_number"]) == ("success", 1)
+    slurm.wait_for_nothing_left(run)
+
+
 def test_clearing_a_deferred_task_runs_it_afresh(stack: AirflowStack, slurm: SlurmCluster) -> None:
     """A user who clears a task gets a fresh job, and the old one does not go on to hold its nodes."""
     run, job = hang(stack, slurm)

@@ -20,6 +20,7 @@ from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.systems.kubernetes.client import KubernetesSettings
 from airflow_distrib.systems.kubernetes.registry import kind_named
 from airflow_distrib.triggers import job as triggers
+from airflow_distrib.triggers import pulse
 from airflow_distrib.triggers.job import JobTrigger
 from fake_kubernetes import FakeKubernetes
 
@@ -47,7 +48,8 @@ def master(outcome: Outcome | None = None) -> dict[str, Any]:
 @pytest.fixture
 async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeKubernetes]:
     """The server that the connection leads to; events need not wait for a scheduler here."""
-    monkeypatch.setattr(triggers, "EARLIEST_SECONDS", 0.0)
+    monkeypatch.setattr(pulse, "EXIT_SECONDS", 0.0)
+    monkeypatch.setattr(pulse, "UNKNOWN_SECONDS", 0.0)
     async with FakeKubernetes() as server:
 
         async def settings(self: KubernetesHook) -> KubernetesSettings:
