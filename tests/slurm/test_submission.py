@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import slurm_cluster
+from airflow_distrib.core.errors import JobNotStarted
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.hooks.ssh import SlurmSSHHook
@@ -300,3 +301,25 @@ async def test_a_slurm_without_accounting_forgets_and_is_still_understood(plain:
     # There is nothing to cancel any more, but the folder goes.
     await clean_up(session, ref)
     await session.close()
+
+
+async def test_an_unknown_cluster_is_refused_at_once(session: SlurmSession, slurm: SlurmCluster) -> None:
+    """A cluster that the federation has not is a mistake to correct, not an outage to wait for."""
+    submission = job("nowhere", clusters="nowhere")
+    with pytest.raises(JobNotStarted, match="clusters: Slurm on .* knows no cluster 'nowhere'") as refused:
+        await submit(session, submission)
+    assert refused.value.permanent
+
+
+async def test_what_a_job_used_is_known_from_the_accounting(session: SlurmSession, slurm: SlurmCluster) -> None:
+    """Users see what a job cost, as soon as the accounting has all of it."""
+    ref, _ = await submit(session, job("used", "#!/bin/sh\nhead -c 20000000 /dev/urandom | sha512sum; sleep 2\n"))
+    found = None
+    while found is None:
+        await asyncio.sleep(0.5)
+        found = await session.scheduler.usage(ref)
+    assert 0 < found.node_hours == found.cpu_hours < 0.1
+    assert found.cpu_efficiency is not None
+    assert 0 < found.cpu_efficiency <= 1
+    assert found.max_rss is not None
+    await clean_up(session, ref)

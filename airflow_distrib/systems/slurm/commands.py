@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Sequence
 
+from airflow_distrib.systems.slurm import usage
 from airflow_distrib.systems.slurm.script import path
 
 # Exit statuses of our own, from sysexits.h.
@@ -182,6 +183,12 @@ def accounting(jobs: Iterable[str], cluster: str) -> str:
         f"sacct{on_cluster(cluster)} --noheader --parsable2 --allocations --jobs={ids} "
         "--format=JobID,State,ExitCode,Reason,NodeList,JobName"
     )
+
+
+def used(job: str, cluster: str) -> str:
+    """What the accounting says that a job and its steps used."""
+    options = f"--noheader --parsable2 --noconvert --jobs={shlex.quote(job)} --format={usage.FORMAT}"
+    return f"sacct{on_cluster(cluster)} {options}"
 
 
 def details(jobs: Iterable[str], cluster: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,12 +47,21 @@ class Fetch:
             raise ClusterError(f"Slurm job {ref.uid} is {found.state.value}, though it had ended: it was started again")
         if self._waiting.logs:
             await JobOutput(self._client, self._waiting, emit, ending.log).rest()
+        usage = await self._usage(emit)
         if found.state is not JobState.SUCCEEDED:
             return await self._failure(ending, parts)
         if not submission.returns:
-            return Conclusion(True, report={**_report(ref, parts), "outputs": await self._outputs()})
+            return Conclusion(True, report={**_report(ref, parts), **usage, "outputs": await self._outputs()})
         elements = tuple(map(str, submission.array)) or None
         return Conclusion(True, None, await self._results(elements or ("",)), elements)
+
+    async def _usage(self, emit: Emit) -> dict[str, object]:
+        """What the accounting says, also in the log; nothing where it does not answer."""
+        with contextlib.suppress(ClusterError):
+            if found := await self._scheduler.usage(self._ref):
+                emit(found.sentence())
+                return {"usage": found.report()}
+        return {}
 
     async def _all_parts(self, ending: Ending) -> dict[str, Part]:
         """How every element ended; where Slurm has forgotten it, as the trigger saw it or its script noted."""

@@ -19,9 +19,11 @@ from airflow_distrib.jobs.launcher import Storage
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.systems.slurm import commands, options, status
+from airflow_distrib.systems.slurm import usage as usages
 from airflow_distrib.systems.slurm.ssh import Finished, SshClient
 from airflow_distrib.systems.slurm.status import Part
 from airflow_distrib.systems.slurm.submission import ELEMENT, PAYLOAD, SbatchCall, SlurmSubmission
+from airflow_distrib.systems.slurm.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ _AWAY = re.compile(
 _NOT_FOUND = 127
 # What it says of limits that pass.
 _LIMITS = re.compile(r"QOSMaxSubmit|AssocMaxSubmit|job submit limit|AssocGrpSubmit|MaxJobCount|too many", re.IGNORECASE)
+_UNKNOWN_CLUSTER = re.compile(r"No cluster '([^']*)' known by database")
 # %a of an array that has not started yet, as scontrol prints it.
 _NO_ELEMENT = "4294967294"
 
@@ -122,6 +125,9 @@ class Scheduler:
                 return done.out
             said = _said(done)
             ours = done.code in (commands.NO_SCRIPT, commands.NO_FOLDER, commands.GIVEN_UP, _NOT_FOUND)
+            if unknown := _UNKNOWN_CLUSTER.search(said):
+                text = f"clusters: Slurm on {self.client.settings.place} knows no cluster {unknown[1]!r}"
+                raise _not_started("UnknownCluster", text, "`sacctmgr list clusters` shows all")
             # Only sbatch's own word counts as a refusal; one that was killed has said nothing.
             if ours or (done.code != commands.TRY_AGAIN and "sbatch:" in said and not _AWAY.search(said)):
                 raise self._refused(done, said, call)
@@ -248,6 +254,11 @@ class Scheduler:
             later = merged.get(key)
             merged[key] = later if later is not None and part.over else part
         return merged
+
+    async def usage(self, ref: JobRef) -> Usage | None:
+        """What a job that is over used; None where the accounting does not know, or there is none."""
+        done = await self.client.run(commands.used(ref.uid, ref.address.get("cluster", "")), attempts=1)
+        return usages.from_sacct(done.out) if done.code == 0 else None
 
     async def outcomes(self, ref: JobRef) -> dict[str, list[Outcome]]:
         """What the ranks left, by element of the array; ``""`` for a single job.

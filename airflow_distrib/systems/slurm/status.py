@@ -49,6 +49,14 @@ _STUCK: Mapping[str, tuple[float, str]] = {
 }
 
 
+# Reasons that tell something of an end, beside the state.
+_OF_AN_END = re.compile(
+    r"SystemFailure|InactiveLimit|TimeLimit|NodeDown|RaisedSignal:.*|launch failed.*|OutOfMemory|Deadline"
+)
+# The "signal" that Slurm reports for a job whose output it could not open.
+_NO_OUTPUT = -53
+
+
 @dataclass(frozen=True)
 class Part:
     """One element of a job array, one component of a heterogeneous job, or a whole job.
@@ -219,7 +227,8 @@ def _sentence(part: Part) -> str:
         how = f", exit status {part.exit_code}"
     who = f" by user id {part.by}" if part.by else ""
     where = f" on {part.nodes}" if part.nodes and part.nodes != "None assigned" else ""
-    reason = f" ({part.reason})" if part.reason and part.reason not in ("NonZeroExitCode", "JobLaunchFailure") else ""
+    # Slurm keeps the reason for which a job once waited.
+    reason = f" ({part.reason})" if part.reason in _STUCK or _OF_AN_END.fullmatch(part.reason) else ""
     return f"Slurm says that {what} is {part.state}{who}{how}{where}{reason}"
 
 
@@ -268,6 +277,13 @@ def problem_of(parts: Iterable[Part], tail: Iterable[str] = ()) -> Problem:
     if state == "FAILED" and any(_OUT_OF_MEMORY.search(line) for line in lines):
         state = "OUT_OF_MEMORY"
     reason, advice, category = _PROBLEMS[state]
+    if state == "FAILED" and failed and failed[0].exit_code == _NO_OUTPUT:
+        reason, advice = (
+            "NoOutput",
+            "Slurm could not write its output: make the folder of output and error, or change them",
+        )
+    elif state == "FAILED" and not lines:
+        advice = "it wrote nothing that could be read; run it by hand on a node of the partition"
     text = summary_of(failed) if failed else "the batch script failed"
     if lines:
         text += "\nLast lines of its output:\n" + "\n".join(f"    {line}" for line in lines)

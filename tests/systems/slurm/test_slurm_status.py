@@ -95,10 +95,10 @@ def test_a_job_is_over_when_all_its_parts_are(states: list[str], whole: JobState
 @pytest.mark.parametrize("state", [each for each, found in status.STATES.items() if found is JobState.FAILED])
 def test_every_failed_state_becomes_a_problem_with_advice(state: str) -> None:
     """The error shows the user everything that Slurm reports of the failed part, and what to do next."""
-    part = Part("7", "2", state=state, exit_code=-9, nodes="n1", by="1001", reason="Why")
+    part = Part("7", "2", state=state, exit_code=-9, nodes="n1", by="1001", reason="SystemFailure")
     problem = status.problem_of([part, Part("7", "3", state="COMPLETED")], ["the end"])
     assert problem.advice
-    for text in (f"job 7_2 is {state} by user id 1001, signal 9 on n1 (Why)", "    the end"):
+    for text in (f"job 7_2 is {state} by user id 1001, signal 9 on n1 (SystemFailure)", "    the end"):
         assert text in problem.message
 
 
@@ -114,6 +114,37 @@ def test_a_lack_of_memory_is_recognized_in_the_output_too(line: str) -> None:
     """Users learn of the cause on clusters without control groups too, where Slurm only reports FAILED."""
     assert status.problem_of([Part("1", state="FAILED")], [line]).reason == "OutOfMemory"
     assert status.problem_of([Part("1", state="FAILED")], ["something else"]).reason == "JobFailed"
+
+
+def test_a_job_whose_output_cannot_be_written_names_that() -> None:
+    """A wrong folder of output is named, because such a job leaves no line that could explain it."""
+    found = status.problem_of([Part("1", state="FAILED", exit_code=-53)])
+    assert (found.reason, "last lines" in found.advice, "output and error" in found.advice) == ("NoOutput", False, True)
+
+
+def test_nobody_is_sent_to_lines_that_there_are_not() -> None:
+    """The last lines of the output are mentioned only where there are any."""
+    assert "last lines" not in status.problem_of([Part("1", state="FAILED", exit_code=1)]).advice
+    assert "last lines" in status.problem_of([Part("1", state="FAILED", exit_code=1)], ["x"]).advice
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("PartitionDown", False),
+        ("Resources", False),
+        ("AssocGrpCpuLimit", False),
+        ("NonZeroExitCode", False),
+        ("SystemFailure", True),
+        ("TimeLimit", True),
+        ("RaisedSignal:9(Killed)", True),
+        ("DependencyNeverSatisfied", True),
+    ],
+)
+def test_why_a_job_once_waited_is_not_why_it_failed(reason: str, shown: bool) -> None:
+    """Slurm keeps the reason of a wait that is long over; only reasons of an end are shown."""
+    text = status.problem_of([Part("1", state="FAILED", exit_code=1, reason=reason)]).message
+    assert (reason in text) is shown
 
 
 @pytest.mark.parametrize(
