@@ -10,7 +10,7 @@ from airflow_distrib.core import config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import PREFIX
-from airflow_distrib.systems.kubernetes import podfields, resources
+from airflow_distrib.systems.kubernetes import podfields, quantities
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 from airflow_distrib.systems.kubernetes.resources import Replica, RunPolicy
 
@@ -23,7 +23,12 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 def _shared_memory(name: str, value: object) -> bool | str:
     rendered = isinstance(value, str) and value.lower() in ("true", "false")
-    return config.flag(name, value) if rendered or isinstance(value, bool) else resources.quantity(name, value)
+    if rendered or isinstance(value, bool):
+        return config.flag(name, value)
+    found = quantities.size(name, value)
+    if not quantities.amount(found):
+        raise ConfigError(name, "0 is no shared memory at all; leave it out for the 64 MiB of every container")
+    return found
 
 
 def _annotations(name: str, value: object) -> dict[str, str]:
@@ -78,6 +83,12 @@ def _objects(*required: str) -> Callable[[str, object], list[Manifest]]:
         return [dict(item) for item in value]
 
     return check
+
+
+def _volumes(name: str, value: object) -> list[Manifest]:
+    found = _objects("name")(name, value)
+    quantities.check_volumes(name, found)
+    return found
 
 
 def _is_text(value: object) -> bool:
@@ -138,7 +149,7 @@ class SchedulingPolicy(Config):
         "min_available": config.whole(1),
         "queue": config.text,
         "priority_class": config.text,
-        "min_resources": resources.quantities,
+        "min_resources": quantities.resource_list,
         "schedule_timeout_seconds": config.whole(0),
     }
 
@@ -209,7 +220,7 @@ class ClusterConfig(Config):
         "service_account": config.text,
         "image_pull_secrets": _texts,
         "image_pull_policy": config.one_of("Always", "IfNotPresent", "Never"),
-        "volumes": _objects("name"),
+        "volumes": _volumes,
         "volume_mounts": _objects("name", "mountPath"),
         "labels": _labels,
         "annotations": _annotations,

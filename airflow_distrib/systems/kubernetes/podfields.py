@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.kubernetes import quantities
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 
 # Kubernetes 1.34: PodSpec and Container.
@@ -40,7 +41,7 @@ _LISTS = {
 
 
 def check_pod_template(name: str, value: object) -> Manifest:
-    """Check for a pod template: a mapping with ``metadata`` and ``spec``, whose field names exist."""
+    """Check for a pod template: a mapping with ``metadata`` and ``spec``, its field names and its quantities."""
     if not isinstance(value, Mapping) or not value or not set(value) <= {"metadata", "spec"}:
         raise ConfigError(name, f"must be a mapping with 'metadata' and 'spec' as in a PodTemplateSpec; got {value!r}")
     _check_names(f"{name}.metadata", value.get("metadata"), METADATA)
@@ -54,6 +55,9 @@ def check_pod_template(name: str, value: object) -> Manifest:
             _check_names(where, container, CONTAINER)
             for inner, key in (("env", "name"), ("volumeMounts", "mountPath"), ("ports", "containerPort")):
                 _check_list(f"{where}.{inner}", container.get(inner), key)
+            quantities.check_requirements(f"{where}.resources", container.get("resources"))
+    quantities.check_requirements(f"{name}.spec.resources", (spec or {}).get("resources"))
+    quantities.check_volumes(f"{name}.spec.volumes", (spec or {}).get("volumes"))
     return dict(value)
 
 

@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from decimal import Decimal
 from enum import Enum
 from typing import ClassVar
 
 from airflow_distrib.core import config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.systems.kubernetes import podfields
+from airflow_distrib.systems.kubernetes import podfields, quantities
 from airflow_distrib.systems.kubernetes.kind import Object
-
-# Kubernetes quantities, such as 500m, 2, 1.5, 4Gi or 1e3.
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-_QUANTITY = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
-
-
-def quantity(name: str, value: object) -> str:
-    """Check for a Kubernetes quantity, as text or number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or not _QUANTITY.fullmatch(str(value)):
-        raise ConfigError(name, f"must be a quantity such as '500m', '2' or '4Gi'; got {value!r}")
-    return str(value)
-
-
-def quantities(name: str, value: object) -> dict[str, str]:
-    """Check for a mapping of resource names to quantities."""
-    if not isinstance(value, Mapping):
-        raise ConfigError(name, f"must be a mapping of resource names to quantities; got {value!r}")
-    return {
-        str(key): item if config.is_template(item) else quantity(f"{name}[{key!r}]", item)
-        for key, item in value.items()
-    }
-
-
-_FACTORS = {
-    "m": Decimal("0.001"),
-    "": Decimal(1),
-    **{name: Decimal(1000) ** power for power, name in enumerate("kMGTPE", 1)},
-    **{f"{name}i": Decimal(1024) ** power for power, name in enumerate("KMGTPE", 1)},
-}
-
-
-def amount(text: str | int | float) -> Decimal:
-    """The number that a quantity stands for: cores, bytes or pieces."""
-    number, suffix = re.fullmatch(r"([\d.]+(?:[eE][+-]?\d+)?)(\D*)", str(text)).groups()  # type: ignore[union-attr] # checked
-    return Decimal(number) * _FACTORS[suffix]
+from airflow_distrib.systems.kubernetes.quantities import amount
 
 
 class Resources(Config):
@@ -55,10 +19,10 @@ class Resources(Config):
 
     Attributes:
         cpu: cores, such as ``"4"`` or ``"500m"``.
-        memory: bytes, such as ``"16Gi"``.
+        memory: a size, such as ``"16Gi"``; a number without a unit would be bytes, and less than 1 MiB is refused.
         gpu: number of GPUs.
-        ephemeral_storage: bytes of scratch space.
-        extended: other resources by their full name, such as ``{"rdma/hca": 1}``.
+        ephemeral_storage: size of the scratch space.
+        extended: whole numbers of other resources by their full name, such as ``{"rdma/hca": 1}``.
     """
 
     cpu: str | int | float | None = None
@@ -72,11 +36,11 @@ class Resources(Config):
             raise ConfigError("extended['nvidia.com/gpu']", "is the same as gpu; set only one of them")
 
     checks: ClassVar[Mapping[str, Check]] = {
-        "cpu": quantity,
-        "memory": quantity,
+        "cpu": quantities.cores,
+        "memory": quantities.size,
         "gpu": config.whole(0),
-        "ephemeral_storage": quantity,
-        "extended": quantities,
+        "ephemeral_storage": quantities.size,
+        "extended": quantities.extended,
     }
 
 

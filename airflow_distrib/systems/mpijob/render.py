@@ -14,7 +14,8 @@ from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 from airflow_distrib.systems.kubernetes.manifest import Job, KubernetesSubmission
 from airflow_distrib.systems.kubernetes.options import cluster_only
-from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy, amount
+from airflow_distrib.systems.kubernetes.quantities import amount
+from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy
 from airflow_distrib.systems.local.plan import LocalPlan
 from airflow_distrib.systems.mpijob.config import DEFAULT_ARGUMENTS, OPEN_MPI, V1, MPIJob
 from airflow_distrib.systems.mpijob.status import MPIJOB, MPIJOB_V1, REPLICAS

@@ -23,7 +23,7 @@ WORKERS = Replica(replicas=3)
         ({"worker": Replica(image="x")}, "worker.replicas: is required"),
         ({"worker": {"replica": 3}}, "worker.replica: there is no such field; did you mean 'replicas'"),
         ({"worker": WORKERS, "master": Replica(replicas=2)}, "master.replicas: there is always one master; got 2"),
-        ({"worker": WORKERS, "shared_memory": "lots"}, "shared_memory: must be a quantity"),
+        ({"worker": WORKERS, "shared_memory": "lots"}, "shared_memory: must be a size"),
         ({"worker": WORKERS, "pod_template": {"kind": "Pod"}}, "pod_template: must be a mapping"),
         ({"worker": WORKERS, "run_policy": {"ttl": 5}}, "run_policy.ttl: there is no such field"),
         ({"workers": WORKERS}, r"PyTorchJob\.workers: there is no such field; did you mean 'worker'"),
