@@ -158,7 +158,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         programs = [each for each in self.launcher_arguments.values() if each.runs]
         given = [each for each in programs if getattr(self, each.name) is not None]
         if self.python_callable is None:
-            if not given:
+            if not given and not getattr(self.task_config, "runs", False):
                 unless = (
                     f", unless {' or '.join(f'{each.name}=' for each in programs)} says what runs" if programs else ""
                 )

@@ -235,6 +235,32 @@ def test_a_common_option_that_a_kind_cannot_honour_is_refused(name: str, option:
         operator(**{**arguments, "task_config": {**arguments["task_config"], outer: value}})
 
 
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name, each in RESOURCES.items() for option in sorted(each.kind.moot)]
+)
+def test_a_common_option_that_means_nothing_for_a_kind_is_in_the_log(name: str, option: str) -> None:
+    """It is met all the same, and whoever looks for its effect learns why there is none."""
+    operator, arguments = SAMPLES[name]
+    outer, _, inner = option.partition(".")
+    value = {inner: VALUES[option]} if inner else VALUES[option]
+    task = operator(**{**arguments, "task_config": {**arguments["task_config"], outer: value}})
+    launcher = next(each for each in task.launchers if each.name == task.launcher)
+    submission = launcher.render(task.final_config(), task._request(tries.identity(None, task)))
+    assert [each for each in submission.ignored if option in each]
+
+
+@pytest.mark.parametrize("name", RESOURCES)
+def test_a_job_that_restarts_pods_has_a_limit_that_the_watch_knows(name: str) -> None:
+    """A function that always fails ends the wait, whatever the controller does."""
+    operator, arguments = SAMPLES[name]
+    template = {"spec": {"restartPolicy": "OnFailure"}}
+    task = operator(**{**arguments, "task_config": {**arguments["task_config"], "pod_template": template}})
+    launcher = next(each for each in task.launchers if each.name == task.launcher)
+    submission = launcher.render(task.final_config(), task._request(tries.identity(None, task)))
+    kept = submission.kind.slim({**submission.manifest, "status": {}})
+    assert submission.kind.backoff_limit(kept)
+
+
 # ---------------------------------------------------------------------- Slurm
 
 

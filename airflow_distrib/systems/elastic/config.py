@@ -10,7 +10,7 @@ from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
-from airflow_distrib.systems.kubernetes.resources import Replica, Resources, RestartPolicy
+from airflow_distrib.systems.kubernetes.resources import RestartPolicy
 
 _SECONDS = config.seconds()
 
@@ -103,8 +103,6 @@ class Elastic(ClusterConfig):
         nccl_collective_timeout_sec: timeout of collectives: the default of
             ``init_process_group(timeout=...)``, for every backend.
         nccl_enable_monitoring: TORCH_NCCL_ENABLE_MONITORING; None takes torch's default.
-        requests: what the scheduler reserves for each node's pod.
-        limits: what each node's pod may use at most.
         restart_policy: what happens when a container has ended, "Never" by default.
 
     The options of :class:`~airflow_distrib.systems.kubernetes.options.ClusterConfig` are for
@@ -123,8 +121,6 @@ class Elastic(ClusterConfig):
     nccl_async_error_handling: bool | str | None = None
     nccl_collective_timeout_sec: int | str | None = None
     nccl_enable_monitoring: bool | str | None = True
-    requests: Resources | Mapping[str, object] | None = None
-    limits: Resources | Mapping[str, object] | None = None
     restart_policy: RestartPolicy | str | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
@@ -141,13 +137,10 @@ class Elastic(ClusterConfig):
         "nccl_async_error_handling": config.flag,
         "nccl_collective_timeout_sec": config.whole(1),
         "nccl_enable_monitoring": config.flag,
-        "requests": config.of(Resources),
-        "limits": config.of(Resources),
         "restart_policy": config.member(RestartPolicy),
     }
 
     def check_together(self) -> None:
-        Replica(requests=self.requests, limits=self.limits)
         if self.rdzv_backend == "static" and self.min_nodes != self.max_nodes:
             raise ConfigError("rdzv_backend", f"'static' needs a fixed number of nodes, not nnodes={self.nnodes!r}")
 

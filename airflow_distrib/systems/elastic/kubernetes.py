@@ -10,16 +10,32 @@ from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
 from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.elastic.local import elastic_spec, nccl_environment
-from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods
+from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods, policies
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 from airflow_distrib.systems.kubernetes.manifest import Job, KubernetesSubmission
-from airflow_distrib.systems.kubernetes.pod import POD
-from airflow_distrib.systems.kubernetes.resources import Replica, RunPolicy
+from airflow_distrib.systems.kubernetes.pod import BACKOFF_LABEL, POD
+from airflow_distrib.systems.kubernetes.resources import Replica
 from airflow_distrib.systems.pytorchjob import render as pytorchjob
 from airflow_distrib.systems.pytorchjob.status import PYTORCHJOB, REPLICAS
 
 # torchrun's own port for the rendezvous.
 PORT = 29400
+
+# What the agents are told in a file of their own, and the fields that say so.
+_TOLD = {
+    f"spec.{REPLICAS}.Worker.replicas": "nnodes",
+    f"spec.{REPLICAS}.Master": "",
+    "spec.nprocPerNode": "nproc_per_node",
+    "spec.elasticPolicy.minReplicas": "nnodes",
+    "spec.elasticPolicy.maxReplicas": "nnodes",
+    "spec.elasticPolicy.nProcPerNode": "nproc_per_node",
+    "spec.elasticPolicy.maxRestarts": "max_restarts",
+    "spec.elasticPolicy.rdzvBackend": "",
+    "spec.elasticPolicy.rdzvId": "",
+    "spec.elasticPolicy.rdzvHost": "rdzv_endpoint",
+    "spec.elasticPolicy.rdzvPort": "rdzv_endpoint",
+    "spec.elasticPolicy.rdzvConf": "rdzv_configs",
+}
 
 
 def kubernetes(config: Elastic, request: JobRequest) -> KubernetesSubmission:
@@ -63,7 +79,7 @@ def _text(value: object) -> str:
 
 
 def _replica(config: Elastic) -> Replica:
-    return Replica(requests=config.requests, limits=config.limits, restart_policy=config.restart_policy)
+    return Replica(restart_policy=config.restart_policy)
 
 
 def _files(config: Elastic, job: Job) -> dict[str, Spec]:
@@ -89,28 +105,46 @@ def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:
     if config.rdzv_endpoint:
         host, _, port = config.rdzv_endpoint.rpartition(":")
         policy |= {"rdzvHost": host, "rdzvPort": int(port)}
+    roles = pytorchjob.replica_type(config, job, "Worker", config.max_nodes, _replica(config))
+    policies.check_gpus(roles["Worker"]["template"], config.nproc_per_node, "nproc_per_node")
     spec = {
-        REPLICAS: pytorchjob.replica_type(config, job, "Worker", config.max_nodes, _replica(config)),
+        REPLICAS: roles,
         "elasticPolicy": policy,
         # For commands that call torchrun, which reads PET_NPROC_PER_NODE.
         "nprocPerNode": str(config.nproc_per_node),
-        "runPolicy": manifest.run_policy(config, job),
+        "runPolicy": policies.run_policy(config, job, roles, policies.backoff_limit(config, roles)),
     }
     # The rendezvous assigns ranks to nodes, so the runner, which knows them, selects the chosen ranks' lines.
-    roles = None
+    parts = None
     if not job.runs_function and job.request.log_ranks is not None:
-        roles = tuple(f"worker-{node}" for node in job.request.log_ranks)
-    return manifest.submission(config, job, {"spec": spec}, _files(config, job), roles)
+        parts = tuple(f"worker-{node}" for node in job.request.log_ranks)
+    whole = manifest.submission(config, job, {"spec": spec}, _files(config, job), parts)
+    _check_kept(whole.manifest, {"spec": spec}, job)
+    return whole
+
+
+def _check_kept(whole: Object, rendered: Object, job: Job) -> None:
+    """Agents are told the number of nodes, while torchrun in a command takes it from the elastic policy."""
+    if job.runs_function:
+        manifest.check_kept(whole, rendered, _TOLD)
+    spec = whole["spec"]
+    workers, most = spec[REPLICAS]["Worker"].get("replicas", 1), spec["elasticPolicy"].get("maxReplicas")
+    if most is not None and int(workers) > int(most):
+        raise ConfigError(
+            f"manifest.spec.{REPLICAS}.Worker.replicas", f"is {workers}, but nnodes is {most}; set nnodes instead"
+        )
 
 
 def _pod(config: Elastic, job: Job) -> KubernetesSubmission:
-    policy = config.run_policy if isinstance(config.run_policy, RunPolicy) else RunPolicy()
     replica = _replica(config)
-    restarts = manifest.restart_policy(config, replica, job)
+    restarts = policies.restart_policy(config, replica, job)
     role = pods.Role(POD.container, job.runner_command(), job.secret, restart_policy=restarts)
     template = manifest.pod_template(config, job, replica, role, "the Pod")
-    deadline = policy.active_deadline_seconds
-    seconds = job.request.deadline_seconds if deadline is None else int(deadline)
-    if seconds is not None:
+    policies.check_gpus(template, config.nproc_per_node, "nproc_per_node")
+    if (seconds := policies.deadline(config, job)) is not None:
         template["spec"]["activeDeadlineSeconds"] = seconds
+    limit = policies.backoff_limit(config, {"Pod": {"replicas": 1, "restartPolicy": restarts}})
+    if limit is not None:
+        labels = template["metadata"].setdefault("labels", {})
+        labels[BACKOFF_LABEL] = str(limit)
     return manifest.submission(config, job, template, _files(config, job))

@@ -36,7 +36,7 @@ def local(config: Elastic, request: JobRequest) -> LocalPlan:
 
 def cluster_fields(config: Elastic) -> list[str]:
     """Fields that are set and that only Kubernetes can honour."""
-    return cluster_only(config) + [name for name in ("requests", "limits", "restart_policy") if getattr(config, name)]
+    return cluster_only(config) + ["restart_policy"] * (config.restart_policy is not None)
 
 
 def elastic_spec(config: Elastic, rendezvous_id: str) -> ElasticSpec:

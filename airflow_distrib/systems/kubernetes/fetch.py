@@ -66,7 +66,7 @@ def _updated(api: ResourceApi, ending: Ending, view: View) -> Ending:
 def _problem(ending: Ending, reported: list[Outcome]) -> Problem | None:
     """Why there is no result; None if the failure of a rank explains it better."""
     failed = any(each.kind == outcomes.FAILURE for each in reported)
-    if ending.problem is not None and not (failed and ending.problem.reason == problems.DELETED):
+    if ending.problem is not None and not (failed and ending.problem.reason in (problems.DELETED, problems.CRASH_LOOP)):
         return ending.problem
     return None if failed else problems.failed(JobStatus(JobState.FAILED, ending.reason, ending.message))
 

@@ -12,6 +12,7 @@ from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.systems.kubernetes import problems, reports
 from airflow_distrib.systems.kubernetes.kind import Kind, Object, seconds
 from airflow_distrib.systems.kubernetes.problems import Patience
+from airflow_distrib.systems.kubernetes.resources import RESTARTS
 
 # How long the pods may take to report their outcomes after the job itself has ended.
 SETTLE_SECONDS = 4.0
@@ -41,6 +42,10 @@ def judge(kind: Kind, ref: JobRef, view: View, patience: Patience, now: float) -
         return Observation(JobStatus(JobState.FAILED, problems.DELETED), True, problem, outcomes)
     if status.state is JobState.SUSPENDED:
         return Observation(status, outcomes=outcomes)
+    before = reports.of_pods(kind, ref.name, view.pods, before=True)
+    crash = _crash_loop(kind, ref, view, before)
+    if crash is not None:
+        return Observation(status, True, crash, _joined(outcomes, before))
     obstacles = tuple(
         Obstacle(f"{name}/{problem.reason}", patience.of(problem.reason), problem)
         for name, problem in _problems(kind, view, now)
@@ -59,6 +64,8 @@ def _finished(
         # still be working, and may still fail.
         return Observation(status, not running, None, outcomes)
     problem = problems.ended(view.pods)
+    # Pods that were restarted until the limit was reached are running again, or are being deleted.
+    outcomes = outcomes or tuple(reports.of_pods(kind, ref.name, view.pods, before=True))
     if outcomes and not running:
         return Observation(status, True, problem, outcomes)
     # Other ranks are about to fail too, and the error should name the earliest failure.
@@ -70,14 +77,31 @@ def _finished(
     return Observation(status, rest <= 0, problem, outcomes, look_again=rest if rest > 0 else None)
 
 
+def _crash_loop(kind: Kind, ref: JobRef, view: View, before: list[Outcome]) -> Problem | None:
+    """Whether pods are restarted for nothing: too often, or after an error that no restart can help."""
+    if any(each.recoverable is False for each in before):
+        return problems.cannot_recover()
+    limit, total = kind.backoff_limit(view.resource or {}), 0
+    for pod in view.pods:
+        crashes = reports.crashes(kind, pod)
+        if kind.reports(kind.role(ref.name, pod)):
+            total += crashes
+        elif limit is not None and crashes > max(limit, RESTARTS):
+            return problems.crash_loop(f"pod {pod['metadata']['name']}", crashes, max(limit, RESTARTS))
+    return problems.crash_loop(kind.kind, total, limit) if limit is not None and total > limit else None
+
+
+def _joined(outcomes: tuple[Outcome, ...], before: list[Outcome]) -> tuple[Outcome, ...]:
+    known = {each.to_json() for each in outcomes}
+    return (*outcomes, *(each for each in before if each.to_json() not in known))
+
+
 def _runs(kind: Kind, pod: Object, now: float) -> bool:
     """Whether the main container is running; on a lost node it only seems to be."""
     deleted_at = seconds(pod["metadata"].get("deletionTimestamp"))
     if deleted_at and now > deleted_at + LOST_SECONDS:
         return False
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    main: Object = next((each for each in statuses if each["name"] == kind.container), {})
-    return not pod.get("deleted") and "running" in (main.get("state") or {})
+    return not pod.get("deleted") and "running" in (reports.main_status(kind, pod).get("state") or {})
 
 
 def _problems(kind: Kind, view: View, now: float) -> Iterator[tuple[str, Problem]]:

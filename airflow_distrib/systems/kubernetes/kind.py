@@ -60,6 +60,8 @@ class Kind:
         templates: the pod templates of a manifest, each with its path; a user's manifest may lack any part.
         merge_keys: further lists that are merged by a key of their items, by field name.
         unsupported: common options that this kind cannot honour, by dotted name.
+        moot: common options that mean nothing for it, and are met all the same, by dotted name.
+        backoff_limit: how often the pods that report may restart in all; None if that is not limited.
         verbs: what the package does with the resource, for RBAC.
     """
 
@@ -80,6 +82,8 @@ class Kind:
     templates: Callable[[Manifest], Iterator[tuple[str, Manifest]]]
     merge_keys: Mapping[str, str] = field(default_factory=dict)
     unsupported: frozenset[str] = frozenset()
+    moot: frozenset[str] = frozenset()
+    backoff_limit: Callable[[Object], int | None] = field(default=lambda _: None)
     verbs: tuple[str, ...] = VERBS
 
     @property

@@ -46,7 +46,7 @@ def role(job: str, pod: Object) -> str:
 
 
 def replica_counts(field: str, *others: str) -> Callable[[Object], Manifest]:
-    """For :attr:`~airflow_distrib.systems.kubernetes.kind.Kind.keep`: how many replicas each role has.
+    """For :attr:`~airflow_distrib.systems.kubernetes.kind.Kind.keep`: how many replicas each role has, and restarts.
 
     Args:
         field: such as ``pytorchReplicaSpecs``.
@@ -55,9 +55,16 @@ def replica_counts(field: str, *others: str) -> Callable[[Object], Manifest]:
 
     def keep(spec: Object) -> Manifest:
         counts = {name: {"replicas": each.get("replicas", 1)} for name, each in (spec.get(field) or {}).items()}
-        return {field: counts, **{name: spec[name] for name in others if name in spec}}
+        policy = {"runPolicy": {"backoffLimit": (spec.get("runPolicy") or {}).get("backoffLimit")}}
+        return {field: counts, **policy, **{name: spec[name] for name in others if name in spec}}
 
     return keep
+
+
+def backoff_limit(resource: Object) -> int | None:
+    """``backoffLimit`` of the run policy."""
+    limit = ((resource.get("spec") or {}).get("runPolicy") or {}).get("backoffLimit")
+    return None if limit is None else int(limit)
 
 
 def expected_pods(field: str) -> Callable[[Object], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from airflow_distrib.core.config import Config
@@ -16,16 +16,13 @@ from airflow_distrib.runner.spec import Spec
 from airflow_distrib.systems.kubernetes import pods
 from airflow_distrib.systems.kubernetes.kind import Kind, Manifest, Object
 from airflow_distrib.systems.kubernetes.merge import KEYS, merged
-from airflow_distrib.systems.kubernetes.options import QUEUE_LABEL, ClusterConfig, SchedulingPolicy
+from airflow_distrib.systems.kubernetes.options import QUEUE_LABEL, ClusterConfig
 from airflow_distrib.systems.kubernetes.pods import MOUNT, SCRATCH
-from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy, RunPolicy
+from airflow_distrib.systems.kubernetes.resources import Replica
 
 SPEC = "spec.json"
 TERMINATION_LOG = "/dev/termination-log"
 JOB_LABEL = f"{PREFIX}job"
-
-# Airflow deletes a job after fetching its result. If Airflow is gone, the job stays for a day.
-TTL_SECONDS = 86400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +78,18 @@ class Job:
         command = self.request.arguments.get("command")
         return list(command) if command else None
 
+    def command_of(self, replica: Replica, role: str, spec: str = SPEC) -> list[str] | None:
+        """What the pods of a role run: a command of their own counts more than the task's.
+
+        Raises:
+            ConfigError: the role runs the task's function.
+        """
+        if replica.command is None:
+            return self.runner_command(spec)
+        if self.runs_function:
+            raise ConfigError(f"{role}.command", "the task runs a function there; set only one of them")
+        return list(replica.command)
+
     @property
     def secret(self) -> str | None:
         """Name of the Secret with the runner."""
@@ -126,6 +135,7 @@ def submission(
         log_parts=log_parts,
         named=not job.runs_function,
         patience=patience.serialize() if isinstance(patience, Config) else {},
+        ignored=tuple(f"task_config: {name} on a {job.kind.kind}" for name in _given(config, job.kind.moot)),
         kind=job.kind,
         manifest=_labelled(_with_own_manifest(whole, job), job),
         specs=files,
@@ -133,21 +143,28 @@ def submission(
 
 
 def _check_supported(config: ClusterConfig, kind: Kind) -> None:
-    for name in sorted(kind.unsupported):
+    for name in _given(config, kind.unsupported):
+        raise ConfigError(name, f"has no effect on a {kind.kind}, which has no such setting; remove it")
+
+
+def _given(config: ClusterConfig, names: Iterable[str]) -> Iterator[str]:
+    """Those of some options that are set, by dotted name."""
+    for name in sorted(names):
         outer, _, inner = name.partition(".")
         value = getattr(config, outer)
         if inner and value is not None:
             value = getattr(value, inner)
         if value is not None:
-            raise ConfigError(name, f"has no effect on a {kind.kind}, which has no such setting; remove it")
+            yield name
 
 
 def _metadata(config: ClusterConfig, job: Job) -> Manifest:
     identity = job.request.identity
-    labels = {**(config.labels or {}), **identity.labels(), JOB_LABEL: job.name}
+    common = (config.pod_template or {}).get("metadata") or {}
+    labels = {**(common.get("labels") or {}), **(config.labels or {}), **identity.labels(), JOB_LABEL: job.name}
     if config.queue:
         labels[QUEUE_LABEL] = config.queue
-    annotations = {**(config.annotations or {}), **identity.annotation()}
+    annotations = {**(common.get("annotations") or {}), **(config.annotations or {}), **identity.annotation()}
     return {"name": job.name, "namespace": config.namespace or "", "labels": labels, "annotations": annotations}
 
 
@@ -168,55 +185,6 @@ def pod_template(config: ClusterConfig, job: Job, replica: Replica | None, role:
             "function imports, or use launcher='local' to run on the Airflow worker without one",
         )
     return rendered
-
-
-def run_policy(config: ClusterConfig, job: Job) -> Manifest:
-    """``runPolicy`` of Kubeflow's kinds; the operator has its own defaults for what is missing.
-
-    Deadline and TTL are always set, so that the cluster ends and removes the job even if Airflow is gone.
-    """
-    policy = config.run_policy if isinstance(config.run_policy, RunPolicy) else RunPolicy()
-    gang = config.scheduling_policy if isinstance(config.scheduling_policy, SchedulingPolicy) else None
-    deadline = policy.active_deadline_seconds
-    ttl = policy.ttl_seconds_after_finished
-    values = {
-        "cleanPodPolicy": policy.clean_pod_policy.value if policy.clean_pod_policy else None,  # type: ignore[union-attr] # checked: a member
-        "ttlSecondsAfterFinished": TTL_SECONDS if ttl is None else int(ttl),
-        "activeDeadlineSeconds": job.request.deadline_seconds if deadline is None else int(deadline),
-        "backoffLimit": None if policy.backoff_limit is None else int(policy.backoff_limit),
-        "suspend": config.suspend,
-        "schedulingPolicy": _gang(gang) if gang else None,
-    }
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def restart_policy(config: ClusterConfig, replica: Replica | None, job: Job) -> str:
-    """The policy of the replica or of a pod template; otherwise Never, because Airflow's retries do the same.
-
-    Raises:
-        ConfigError: "Always" with a function, which would run again after it has returned.
-    """
-    templates = ((replica.pod_template if replica else None) or {}, config.pod_template or {})
-    given = [replica.restart_policy if replica else None]
-    given += [(template.get("spec") or {}).get("restartPolicy") for template in templates]
-    first = next((each for each in given if each), RestartPolicy.NEVER)
-    policy = first.value if isinstance(first, RestartPolicy) else str(first)
-    if policy == RestartPolicy.ALWAYS.value and job.runs_function:
-        raise ConfigError(
-            "restart_policy", "'Always' would run the function again after it has returned; use 'OnFailure' or 'Never'"
-        )
-    return policy
-
-
-def _gang(policy: SchedulingPolicy) -> Manifest:
-    values = {
-        "minAvailable": policy.min_available,
-        "queue": policy.queue,
-        "priorityClass": policy.priority_class,
-        "minResources": policy.min_resources,
-        "scheduleTimeoutSeconds": policy.schedule_timeout_seconds,
-    }
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _with_own_manifest(rendered: Manifest, job: Job) -> Manifest:
@@ -268,15 +236,46 @@ def _check_own(own: Object, rendered: Object) -> None:
 
 
 def _with_main_names(own: Object, rendered: Manifest, kind: Kind) -> Manifest:
-    """Give a template's only container the name that the operator expects of the main one."""
+    """Give a template's main container the name that the operator expects."""
     named = copy.deepcopy(dict(own))
     ours = dict(kind.templates(rendered))
     for path, template in kind.templates(named):
         known = ((ours.get(path) or {}).get("spec") or {}).get("containers")
-        containers: list[Manifest] = (template.get("spec") or {}).get("containers") or []
-        if known and len(containers) == 1 and pods.may_be_main(containers[0], known[0]):
-            template["spec"]["containers"] = [{**containers[0], "name": known[0]["name"]}]
+        if not known:
+            continue
+        try:
+            main = pods.main_container(template, known[0]["name"], known[0].get("image"))
+        except ConfigError as error:
+            raise ConfigError(".".join(filter(None, ("manifest", path))), error.problem) from None
+        if main is not None:
+            spec: Manifest = template["spec"]
+            name = known[0]["name"]
+            spec["containers"] = [{**each, "name": name} if each is main else each for each in spec["containers"]]
     return named
+
+
+def check_kept(whole: Object, rendered: Object, fields: Mapping[str, str]) -> None:
+    """Refuse a user's manifest that changes what the ranks are told, such as their number.
+
+    Args:
+        whole, rendered: the resource with and without the user's manifest.
+        fields: the fields of the config, by dotted path in the resource; empty where there is none.
+
+    Raises:
+        ConfigError: names the first of them that differs.
+    """
+    for path, name in fields.items():
+        expected, actual = _at(rendered, path), _at(whole, path)
+        if str(expected) != str(actual):
+            if name:
+                raise ConfigError(f"manifest.{path}", f"is {actual}, but {name} is {expected}; set {name} instead")
+            raise ConfigError(f"manifest.{path}", "would not be what the ranks are told; remove it")
+
+
+def _at(found: object, path: str) -> object:
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
 
 
 def _check_pod(path: str, before: Manifest, after: Manifest, job: Job) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import PREFIX
 from airflow_distrib.systems.kubernetes import podfields, quantities
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
-from airflow_distrib.systems.kubernetes.resources import Replica, RunPolicy
+from airflow_distrib.systems.kubernetes.resources import Replica, Resources, RunPolicy
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -163,6 +164,8 @@ class ClusterConfig(Config):
         env_secrets: environment variables from Secrets of the cluster, such as
             ``{"TOKEN": "hub-login/token"}``; the values never pass through Airflow.
         run_policy: how the job ends.
+        requests: what the scheduler reserves for each pod of every role.
+        limits: what each pod of every role may use at most.
         shared_memory: size of /dev/shm such as "2Gi"; True for as much as memory allows.
         pod_template: a PodTemplateSpec for every replica to start from; the other options
             are merged over it.
@@ -175,18 +178,21 @@ class ClusterConfig(Config):
         image_pull_secrets: names of Secrets for the registry.
         image_pull_policy: "Always", "IfNotPresent" or "Never".
         volumes, volume_mounts: as in a pod and in a container.
-        labels, annotations: for the job and its pods.
+        labels, annotations: for the job and its pods; those of ``pod_template`` are as well.
         namespace: None takes the connection's.
         queue: Kueue's queue (label ``kueue.x-k8s.io/queue-name``), which may hold the job for any time.
         suspend: create the job suspended; something else has to resume it.
         scheduling_policy: gang scheduling.
+        increase_shared_mem: deprecated, ``shared_memory``.
     """
 
     image: str | None = None
     env: Mapping[str, str] | None = None
     env_secrets: Mapping[str, str | Mapping[str, str]] | None = None
     run_policy: RunPolicy | Mapping[str, object] | None = None
-    shared_memory: bool | str | None = None
+    requests: Resources | Mapping[str, object] | None = None
+    limits: Resources | Mapping[str, object] | None = None
+    shared_memory: bool | str | int | None = None
     pod_template: Object | None = None
     node_selector: Mapping[str, str] | None = None
     tolerations: Sequence[Object] | None = None
@@ -204,12 +210,15 @@ class ClusterConfig(Config):
     queue: str | None = None
     suspend: bool | str | None = None
     scheduling_policy: SchedulingPolicy | Mapping[str, object] | None = None
+    increase_shared_mem: bool | str | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
         "image": config.text,
         "env": config.environment,
         "env_secrets": _secrets,
         "run_policy": config.of(RunPolicy),
+        "requests": config.of(Resources),
+        "limits": config.of(Resources),
         "shared_memory": _shared_memory,
         "pod_template": podfields.check_pod_template,
         "node_selector": _labels,
@@ -228,10 +237,15 @@ class ClusterConfig(Config):
         "queue": config.text,
         "suspend": config.flag,
         "scheduling_policy": config.of(SchedulingPolicy),
+        "increase_shared_mem": config.flag,
     }
+
+    # Deprecated fields, with the dotted names of those that take their values.
+    renamed: ClassVar[Mapping[str, str]] = {"increase_shared_mem": "shared_memory"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._accept_deprecated()
         both = set(self.env or {}) & set(self.env_secrets or {})
         if both:
             raise ConfigError(f"env_secrets[{min(both)!r}]", "is in env as well; set only one of them")
@@ -239,6 +253,43 @@ class ClusterConfig(Config):
         if self.queue and label not in (None, self.queue):
             raise ConfigError("queue", f"is {self.queue!r}, but the label {QUEUE_LABEL} is {label!r}; set only one")
         self._check_mounts()
+        self.check_roles()
+
+    def _accept_deprecated(self) -> None:
+        for old, new in self.renamed.items():
+            value = getattr(self, old)
+            if value is None:
+                continue
+            # The user's line is above this one, __post_init__ and __init__.
+            warnings.warn(f"{type(self).__name__}.{old} is deprecated; use {new}", DeprecationWarning, stacklevel=4)
+            outer, _, inner = new.partition(".")
+            current = getattr(self, outer)
+            if current is not None and (not inner or not isinstance(current, Replica) or current.replicas is not None):
+                raise ConfigError(old, f"is the deprecated name of {new}; set only one of them")
+            if inner:
+                value = (current or Replica()).merged({inner: value})
+            object.__setattr__(self, outer, value)
+            object.__setattr__(self, old, None)
+
+    def role(self, name: str) -> Replica:
+        """The group of pods in a field, with what it takes from other groups."""
+        given = getattr(self, name)
+        return given if isinstance(given, Replica) else Replica()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it says itself what runs: a group has a command."""
+        return any(isinstance(value, Replica) and value.command for value in self.values().values())
+
+    def check_roles(self) -> None:
+        """Refuse groups that cannot work; runs with templates too, and after deprecated names are replaced."""
+        base = Replica(requests=self.requests, limits=self.limits)
+        for name, value in self.values().items():
+            if isinstance(value, Replica):
+                try:
+                    self.role(name).over(base)
+                except ConfigError as error:
+                    raise ConfigError(f"{name}.{error.field}", error.problem) from None
 
     def _check_mounts(self) -> None:
         """Refuse mounts of volumes that are neither in ``volumes`` nor in any pod template."""
@@ -257,6 +308,8 @@ def cluster_only(given: ClusterConfig) -> list[str]:
     found = []
     for name in given.serialize():
         value = getattr(given, name)
+        if value is False:
+            continue
         if isinstance(value, Replica):
             found += [f"{name}.{inner}" for inner in value.serialize() if inner != "replicas"]
         elif name in ClusterConfig.checks and name != "env":

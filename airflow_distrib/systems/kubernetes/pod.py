@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from airflow_distrib.core.identity import PREFIX
 from airflow_distrib.core.status import JobState, JobStatus
 from airflow_distrib.systems.kubernetes.kind import Kind, Manifest, Object, seconds
+
+BACKOFF_LABEL = f"{PREFIX}backoff-limit"
 
 _PHASES = {
     "Pending": JobState.QUEUED,
@@ -40,6 +43,12 @@ def templates(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
         yield "", manifest
 
 
+def backoff_limit(resource: Object) -> int | None:
+    """How often its containers may restart, from a label; Kubernetes itself restarts them for ever."""
+    limit = (resource["metadata"].get("labels") or {}).get(BACKOFF_LABEL)
+    return None if limit is None else int(limit)
+
+
 POD = Kind(
     key="pod",
     api="v1",
@@ -53,10 +62,9 @@ POD = Kind(
     role=lambda *_: "pod",
     ended_at=ended_at,
     templates=templates,
-    unsupported=frozenset(
-        {
-            *("run_policy.clean_pod_policy", "run_policy.ttl_seconds_after_finished", "run_policy.backoff_limit"),
-            *("suspend", "scheduling_policy"),
-        }
-    ),
+    unsupported=frozenset({"suspend"}),
+    # The Pod is the job: it is removed with it, and it is scheduled alone. A job of several nodes that is
+    # switched to one need not change these.
+    moot=frozenset({"run_policy.clean_pod_policy", "run_policy.ttl_seconds_after_finished", "scheduling_policy"}),
+    backoff_limit=backoff_limit,
 )

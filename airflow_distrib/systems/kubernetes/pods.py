@@ -31,6 +31,7 @@ class Role:
         env: variables that this package adds.
         restart_policy: for pods that are created directly, without an operator.
         port: a port that accepts connections once the pod is ready.
+        devices: whether it gets the GPUs, and other devices, that the job asks for in all its pods.
     """
 
     container: str
@@ -39,6 +40,7 @@ class Role:
     env: Sequence[Object] = ()
     restart_policy: str | None = None
     port: int | None = None
+    devices: bool = True
 
 
 def pod_template(config: ClusterConfig, replica: Replica | None, role: Role) -> Manifest:
@@ -49,10 +51,10 @@ def pod_template(config: ClusterConfig, replica: Replica | None, role: Role) -> 
     """
     replica = replica or Replica()
     _check_shared_memory(config, replica, role)
-    common = _layer(config.pod_template or {}, role, _pod(config), _container(config), {})
+    common = _layer(config.pod_template or {}, role, _pod(config), _container(config, role), {})
     metadata = {"labels": dict(config.labels or {}), "annotations": dict(config.annotations or {})}
     common["metadata"] = merged(common.get("metadata") or {}, metadata)
-    options = _present({"image": replica.image, "resources": _requirements(replica)})
+    options = _present({"image": replica.image, "resources": _requirements(replica.requests, replica.limits)})
     own = _layer(replica.pod_template or {}, role, {}, options, common["spec"]["containers"][0])
     whole = merged(merged(common, own), {"spec": _runners_pod(role)})
     spec = whole["spec"]
@@ -66,7 +68,7 @@ def _present(values: Object) -> Manifest:
 
 def _layer(template: Object, role: Role, pod: Object, container: Object, below: Object) -> Manifest:
     """A template with options merged over it, the main container first and under its required name."""
-    spec, main = _split(template.get("spec") or {}, role, {**below, **container})
+    spec, main = _split(template, role, {**below, **container})
     rest = merged(spec, pod)
     rest["containers"] = [merged(main, container), *spec["containers"]]
     return {**template, "spec": rest}
@@ -76,39 +78,54 @@ def _check_shared_memory(config: ClusterConfig, replica: Replica, role: Role) ->
     """Must run before the merge, in which a later mount replaces an earlier one at the same path."""
     mounts = list(config.volume_mounts or ())
     for template in (config.pod_template or {}, replica.pod_template or {}):
-        mounts += _split(template.get("spec") or {}, role, {"image": config.image})[1].get("volumeMounts") or ()
+        mounts += _split(template, role, {"image": config.image})[1].get("volumeMounts") or ()
     if config.shared_memory and any(str(mount["mountPath"]).rstrip("/") == _SHM for mount in mounts):
         raise ConfigError("shared_memory", f"another volume is mounted at {_SHM} as well; set only one of them")
 
 
-def may_be_main(container: Object, known: Object) -> bool:
-    """Whether a template's only container, if named differently, is the main one and not a sidecar.
+# With it Kubernetes' own tools tell the main container from sidecars.
+_DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 
-    It is a sidecar if both containers have an image.
+
+def main_container(template: Object, name: str, image: object) -> Object | None:
+    """The main container of a template; None if it has none, or only a sidecar.
+
+    It is the one of that name, the one that the annotation ``kubectl.kubernetes.io/default-container`` names, or the
+    only one without an image or with the job's. A single container with an image of its own is a sidecar, unless the
+    job has no image.
+
+    Raises:
+        ConfigError: there are several, and none of this tells which one it is.
     """
-    return not container.get("name") or not (container.get("image") and known.get("image"))
+    containers: Sequence[Object] = (template.get("spec") or {}).get("containers") or ()
+    default = ((template.get("metadata") or {}).get("annotations") or {}).get(_DEFAULT_CONTAINER)
+    named = {each["name"]: each for each in reversed(containers) if each.get("name")}
+    if found := named.get(name) or named.get(default):
+        return found
+    likely = [each for each in containers if each.get("image") in (None, "", image)]
+    if len(likely) == 1:
+        return likely[0]
+    if len(containers) <= 1:
+        return None if image and named else next(iter(containers), None)
+    names = ", ".join(str(each.get("name")) for each in containers)
+    raise ConfigError(
+        "pod_template",
+        f"none of its containers {names} is named {name!r}; give the main container this name, or name it in the "
+        f"annotation {_DEFAULT_CONTAINER}",
+    )
 
 
-def _split(spec: Object, role: Role, known: Object) -> tuple[Manifest, Manifest]:
-    """Separate the main container of a template, the one of that name or the only one, from the rest."""
-    containers = [dict(each) for each in spec.get("containers") or ()]
-    main = next((each for each in containers if each.get("name") == role.container), None)
-    if main is None and len(containers) == 1:
-        main = containers[0] if may_be_main(containers[0], known) else {}
-    elif main is None and containers:
-        names = ", ".join(str(each.get("name")) for each in containers)
-        raise ConfigError(
-            "pod_template",
-            f"none of its containers {names} is named {role.container!r}; give the main container this name",
-        )
-    main = main or {}
+def _split(template: Object, role: Role, known: Object) -> tuple[Manifest, Manifest]:
+    """The spec of a template without its main container, and that container under its required name."""
+    spec = template.get("spec") or {}
+    main = main_container(template, role.container, known.get("image")) or {}
     if role.command is not None and ("command" in main or "args" in main):
         raise ConfigError("pod_template", "the main container's command and args are set by the operator; remove them")
-    others = [each for each in containers if each is not main and each.get("name") != main.get("name")]
+    others = [dict(each) for each in spec.get("containers") or () if each is not main]
     return {**spec, "containers": others}, {**main, "name": role.container}
 
 
-def _container(config: ClusterConfig) -> Manifest:
+def _container(config: ClusterConfig, role: Role) -> Manifest:
     mounts = [dict(mount) for mount in config.volume_mounts or ()]
     if config.shared_memory:
         mounts.append({"name": _SHM_VOLUME, "mountPath": _SHM})
@@ -118,6 +135,7 @@ def _container(config: ClusterConfig) -> Manifest:
             "imagePullPolicy": config.image_pull_policy,
             "env": _environment(config),
             "volumeMounts": mounts,
+            "resources": _requirements(config.requests, config.limits, devices=role.devices),
         }
     )
 
@@ -179,15 +197,16 @@ def _runners_pod(role: Role) -> Manifest:
     return pod
 
 
-def _requirements(replica: Replica) -> Manifest:
+def _requirements(requests: object, limits: object, *, devices: bool = True) -> Manifest:
     """``resources`` of a container.
 
     GPUs and other extended resources cannot be overcommitted: Kubernetes requires a limit for
     them, so a request without a limit becomes the limit as well.
     """
-    requests = _resources(replica.requests)
-    extended = {name: amount for name, amount in requests.items() if "/" in name}
-    return _present({"requests": requests, "limits": {**extended, **_resources(replica.limits)}})
+    requested, limited = _resources(requests), _resources(limits)
+    limited = {**{name: amount for name, amount in requested.items() if "/" in name}, **limited}
+    found = {"requests": requested, "limits": limited}
+    return _present({kind: {k: v for k, v in each.items() if devices or "/" not in k} for kind, each in found.items()})
 
 
 def _resources(given: object) -> dict[str, str]:

@@ -24,6 +24,7 @@ UNSCHEDULABLE, QUOTA, NOT_MOUNTED = "Unschedulable", "QuotaExceeded", "VolumeNot
 IMAGE_PULL, INVALID_IMAGE = "ImagePullFailed", "InvalidImageName"
 CONTAINER_CONFIG, CONTAINER_CREATE = "CreateContainerConfigError", "CreateContainerError"
 NO_CONTROLLER, PODS_REFUSED, DELETED = "NoController", "PodsRefused", "Deleted"
+CRASH_LOOP = "CrashLoop"
 
 # The field of Patience for each reason.
 _PATIENCE = {
@@ -152,6 +153,19 @@ def deleted(kind: str, name: str, pods: Collection[Object]) -> Problem:
     text = f"the {kind} {name} was deleted before its result was read, and not by this task"
     message = f"{text}; {cause.message}" if cause else text
     return Problem(DELETED, message, "find out who deletes it, then retry", category=Category.LOST)
+
+
+def crash_loop(name: str, crashes: int, limit: int) -> Problem:
+    """A pod, or a job, that was restarted more often than it may be."""
+    text = f"{name} has ended {crashes} times to be started again, and may {limit} times"
+    advice = "see why in its log; or raise run_policy.backoff_limit"
+    return Problem(CRASH_LOOP, text, advice)
+
+
+def cannot_recover() -> Problem:
+    """A rank that would be started again, and says that this cannot help."""
+    text = "a rank failed with an error that no restart can help, and was restarted"
+    return Problem(CRASH_LOOP, text, retry=Retry.CANNOT_HELP)
 
 
 def failed(status: JobStatus) -> Problem:

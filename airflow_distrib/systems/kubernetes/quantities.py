@@ -64,14 +64,13 @@ def size(name: str, value: object) -> str:
         hint = f"; did you mean '{match[1]}{match[2].upper()}i'?" if match else ""
         raise ConfigError(name, f"must be a size such as '512Mi' or '4Gi'; got {value!r}{hint}")
     if 0 < amount(value) < _LEAST_BYTES:
-        raise ConfigError(name, f"{value!r} is {_tiny(*parts)}; did you mean {_likely_size(*parts)!r}?")
+        tiny = _TINY.get(parts[1], "less than a mebibyte")
+        raise ConfigError(name, f"{value!r} is {tiny}; did you mean {_likely_size(*parts)!r}?")
     return str(value)
 
 
-def _tiny(number: str, suffix: str) -> str:
-    if suffix == "m":
-        return "thousandths of a byte"
-    return "a number of bytes" if not suffix else "less than a mebibyte"
+# What is too small, by its suffix.
+_TINY = {"": "a number of bytes", "m": "thousandths of a byte"}
 
 
 def _likely_size(number: str, suffix: str) -> str:

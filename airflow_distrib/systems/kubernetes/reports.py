@@ -19,19 +19,23 @@ START_FAILED = "ContainerStartFailed"
 _NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
 
 
-def of_pods(kind: Kind, job: str, pods: Iterable[Object]) -> list[Outcome]:
-    """Outcomes of the pods that report and have ended, in the order of their names."""
+def of_pods(kind: Kind, job: str, pods: Iterable[Object], *, before: bool = False) -> list[Outcome]:
+    """Outcomes of the pods that report and have ended, in the order of their names.
+
+    Args:
+        before: how they ended before they were started again.
+    """
     found = []
     for pod in sorted(pods, key=lambda each: str(each["metadata"]["name"])):
         role = kind.role(job, pod)
-        if kind.reports(role) and (outcome := of_pod(kind, role, pod)) is not None:
+        ended = (main_status(kind, pod).get("lastState") or {}).get("terminated") if before else ending(kind, pod)
+        if kind.reports(role) and (outcome := of_pod(kind, role, pod, ended)) is not None:
             found.append(outcome)
     return found
 
 
-def of_pod(kind: Kind, role: str, pod: Object) -> Outcome | None:
+def of_pod(kind: Kind, role: str, pod: Object, ended: Object | None) -> Outcome | None:
     """How one pod's main container ended; None while it runs, or if the outcome is in its log."""
-    ended = ending(kind, pod)
     if ended is None:
         return None
     # The termination message may be any text of the container's.
@@ -45,17 +49,31 @@ def of_pod(kind: Kind, role: str, pod: Object) -> Outcome | None:
     return _with_cause(Outcome(outcomes.FAILURE, kind.rank(role), host=host, time=time), role, ended, code)
 
 
+def main_status(kind: Kind, pod: Object) -> Object:
+    """The status of the container that runs ranks; empty before there is one."""
+    statuses: Iterable[Object] = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((each for each in statuses if each["name"] == kind.container), {})
+
+
 def ending(kind: Kind, pod: Object) -> Object | None:
     """The main container's ``terminated`` state; None while it runs or will be restarted."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    main = next((each for each in statuses if each["name"] == kind.container), None)
-    if main is None:
-        return None
+    main = main_status(kind, pod)
     state = main.get("state") or {}
     ended = state.get("terminated")
-    if ended is None and (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff":
+    if ended is None and is_crash_loop(main):
         ended = (main.get("lastState") or {}).get("terminated")
     return ended if isinstance(ended, Mapping) else None
+
+
+def is_crash_loop(container: Object) -> bool:
+    """Whether a container has ended and waits to be started again."""
+    return ((container.get("state") or {}).get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+
+
+def crashes(kind: Kind, pod: Object) -> int:
+    """How often the main container, or a container before it, has ended and is started again."""
+    before = (pod.get("status") or {}).get("initContainerStatuses") or ()
+    return sum(int(each.get("restartCount") or 0) + is_crash_loop(each) for each in (main_status(kind, pod), *before))
 
 
 def _with_cause(outcome: Outcome, role: str, ended: Object, code: int) -> Outcome:

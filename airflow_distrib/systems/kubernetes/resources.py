@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import ClassVar
 
@@ -12,6 +12,9 @@ from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes import podfields, quantities
 from airflow_distrib.systems.kubernetes.kind import Object
 from airflow_distrib.systems.kubernetes.quantities import amount
+
+# How often each pod may restart by default. Without a limit, a function that always fails would be called for ever.
+RESTARTS = 3
 
 
 class Resources(Config):
@@ -62,14 +65,22 @@ class CleanPodPolicy(Enum):
     ALL = "All"
 
 
+def _time_to_live(name: str, value: object) -> int:
+    found = config.whole(0)(name, value)
+    if not found:
+        raise ConfigError(name, "0 removes the job before its result is read; leave it out, the task deletes its job")
+    return found
+
+
 class RunPolicy(Config):
-    """How a job ends and what remains of it; None takes the operator's default.
+    """How a job ends and what remains of it.
 
     Attributes:
         clean_pod_policy: which pods are removed at the end.
-        ttl_seconds_after_finished: seconds until the finished job itself is removed.
-        active_deadline_seconds: seconds that the job may run.
-        backoff_limit: restarts before the job fails.
+        ttl_seconds_after_finished: seconds until the finished job itself is removed, at least 1; a day by default.
+        active_deadline_seconds: seconds that the job may run, at least 1; five minutes more than
+            ``execution_timeout`` by default.
+        backoff_limit: restarts before the job fails; by default three for each pod that may restart.
     """
 
     clean_pod_policy: CleanPodPolicy | str | None = None
@@ -79,8 +90,8 @@ class RunPolicy(Config):
 
     checks: ClassVar[Mapping[str, Check]] = {
         "clean_pod_policy": config.member(CleanPodPolicy),
-        "ttl_seconds_after_finished": config.whole(0),
-        "active_deadline_seconds": config.whole(0),
+        "ttl_seconds_after_finished": _time_to_live,
+        "active_deadline_seconds": config.whole(1),
         "backoff_limit": config.whole(0),
     }
 
@@ -95,6 +106,7 @@ class Replica(Config):
         limits: what each pod may use at most.
         restart_policy: what happens when a container has ended.
         pod_template: a PodTemplateSpec to start from, as a mapping.
+        command: a program and its arguments for this group, in a task without a function.
     """
 
     replicas: int | str | None = None
@@ -103,6 +115,7 @@ class Replica(Config):
     limits: Resources | Mapping[str, object] | None = None
     restart_policy: RestartPolicy | str | None = None
     pod_template: Object | None = None
+    command: Sequence[str] | None = None
 
     checks: ClassVar[Mapping[str, Check]] = {
         "replicas": config.whole(0),
@@ -111,7 +124,12 @@ class Replica(Config):
         "limits": config.of(Resources),
         "restart_policy": config.member(RestartPolicy),
         "pod_template": podfields.check_pod_template,
+        "command": config.words,
     }
+
+    def over(self, base: Replica) -> Replica:
+        """The same with the fields of ``base`` where it sets none itself; resources are taken one by one."""
+        return base.merged(self.plain())
 
     def check_together(self) -> None:
         limits = _amounts(self.limits)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from airflow_distrib.core.config import ConfigT
+from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.launcher import Connection, Launcher
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.systems.local.jobs import NAME, LocalJobs, LocalSubmission
@@ -48,6 +49,8 @@ class LocalLauncher(Launcher[ConfigT, LocalSubmission]):
         return self.where(config)
 
     def render(self, config: ConfigT, request: JobRequest) -> LocalSubmission:
+        if not request.runs_function:
+            raise ConfigError("python_callable", f"is required with launcher={self.name!r}, which runs no commands")
         plan = self.renders(config, request)
         return LocalSubmission(
             identity=request.identity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -11,32 +10,13 @@ from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
 from airflow_distrib.systems.kubernetes.resources import Replica, RestartPolicy
+from airflow_distrib.systems.mpijob import mpirun
+from airflow_distrib.systems.mpijob.mpirun import INTEL, MPICH, OPEN_MPI
 
-OPEN_MPI, INTEL, MPICH = "OpenMPI", "Intel", "MPICH"
 V1, V2 = "kubeflow.org/v1", "kubeflow.org/v2beta1"
-
-# Allow root, because most images run as root; do not bind to cores, because ranks start threads;
-# use TCP, because pods have no InfiniBand by default.
-DEFAULT_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
-    OPEN_MPI: (
-        *("--allow-run-as-root", "--bind-to", "none", "--map-by", "slot"),
-        *("--mca", "pml", "ob1", "--mca", "btl", "^openib"),
-    ),
-    INTEL: (),
-    MPICH: (),
-}
 
 # Only in the mpi-operator's MPIJob.
 _V2_ONLY = ("implementation", "launcher_creation_policy", "ssh_auth_mount_path", "run_launcher_as_worker", "ssh_port")
-
-
-def _arguments(name: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(each, str) for each in value):
-        raise ConfigError(name, f"must be a list of words, such as ['--bind-to', 'core']; got {value!r}")
-    for word in value:
-        if word.partition("=")[0] in ("-np", "-n", "--np", "--n", "-c"):
-            raise ConfigError(name, f"{word!r} is set to worker.replicas times slots; remove it")
-    return tuple(value)
 
 
 def _path(name: str, value: object) -> str:
@@ -53,10 +33,12 @@ class MPIJob(ClusterConfig):
 
     Attributes:
         worker: the workers; ``replicas`` is required.
-        launcher: the one launcher; by default a pod of the same image.
+        launcher: the one launcher; by default a pod of the same image. Its ``command`` runs as it is,
+            without mpirun before it.
         slots: ranks on each worker.
         implementation: "OpenMPI", "Intel" or "MPICH".
-        mpirun_arguments: arguments of mpirun before the program; None takes defaults that work in pods.
+        mpirun_arguments: arguments of mpirun before the program, in the spelling of the implementation; None takes
+            defaults that work in pods.
         launcher_creation_policy: "WaitForWorkersReady" (default) or "AtStartup".
         ssh_auth_mount_path: directory of the SSH keys in the pods.
         ssh_port: port of the workers' SSH server.
@@ -89,7 +71,7 @@ class MPIJob(ClusterConfig):
         "launcher": config.of(Replica),
         "slots": config.whole(1),
         "implementation": config.one_of(OPEN_MPI, INTEL, MPICH),
-        "mpirun_arguments": _arguments,
+        "mpirun_arguments": mpirun.check_arguments,
         "launcher_creation_policy": config.one_of("WaitForWorkersReady", "AtStartup"),
         "ssh_auth_mount_path": _path,
         "ssh_port": config.whole(1, 65535),
@@ -99,12 +81,13 @@ class MPIJob(ClusterConfig):
         "num_launcher_replicas": config.whole(1, 1),
     }
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_workers is not None:
-            self._rename("num_workers", "worker", self.num_workers)
-        if self.num_launcher_replicas is not None:
-            self._rename("num_launcher_replicas", "launcher", self.num_launcher_replicas)
+    renamed: ClassVar[Mapping[str, str]] = {
+        **ClusterConfig.renamed,
+        "num_workers": "worker.replicas",
+        "num_launcher_replicas": "launcher.replicas",
+    }
+
+    def check_roles(self) -> None:
         worker, launcher = self.worker, self.launcher
         if not config.is_template(worker) and (not isinstance(worker, Replica) or worker.replicas in (None, 0)):
             raise ConfigError("worker.replicas", "is required, at least 1; write worker=Replica(replicas=...)")
@@ -118,16 +101,8 @@ class MPIJob(ClusterConfig):
         for name in _V2_ONLY if self.api_version == V1 else ():
             if getattr(self, name) is not None:
                 raise ConfigError(name, f"is a setting of {V2} that {V1} does not have; remove it")
-
-    def _rename(self, old: str, role: str, replicas: int | str) -> None:
-        # The user's line is above this one, __post_init__ and __init__.
-        warnings.warn(f"MPIJob.{old} is deprecated; use {role}.replicas", DeprecationWarning, stacklevel=4)
-        given = getattr(self, role)
-        replica = given if isinstance(given, Replica) else Replica()
-        if replica.replicas is not None:
-            raise ConfigError(old, f"is the deprecated name of {role}.replicas; set only one of them")
-        object.__setattr__(self, role, replica.merged({"replicas": replicas}))
-        object.__setattr__(self, old, None)
+        mpirun.check_owner("mpirun_arguments", self.mpirun_arguments or (), self.implementation or OPEN_MPI)
+        super().check_roles()
 
     @property
     def world_size(self) -> int:

@@ -27,6 +27,7 @@ MPIJOB = Kind(
     keep=kubeflow.replica_counts(REPLICAS),
     expected_pods=kubeflow.expected_pods(REPLICAS),
     role=kubeflow.role,
+    backoff_limit=kubeflow.backoff_limit,
     reports=is_launcher,
     templates=kubeflow.templates(REPLICAS),
 )

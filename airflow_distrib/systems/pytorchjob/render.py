@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
-from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods
+from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods, policies
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 from airflow_distrib.systems.kubernetes.manifest import Job, KubernetesSubmission
 from airflow_distrib.systems.kubernetes.options import ClusterConfig, cluster_only
@@ -25,15 +25,18 @@ def local(config: PyTorchJob, request: JobRequest) -> LocalPlan:
 def kubernetes(config: PyTorchJob, request: JobRequest) -> KubernetesSubmission:
     """Render for Kubernetes."""
     job = Job(PYTORCHJOB, request)
-    worker = config.worker
-    assert isinstance(worker, Replica)
-    master = config.master if isinstance(config.master, Replica) else worker
-    roles = replica_type(config, job, "Master", 1, master)
+    worker = config.role("worker")
+    roles = replica_type(config, job, "Master", 1, config.role("master"))
     if int(worker.replicas or 0):
         roles |= replica_type(config, job, "Worker", int(worker.replicas or 0), worker)
-    spec = {REPLICAS: roles, "runPolicy": manifest.run_policy(config, job)}
+    policy = policies.run_policy(config, job, roles, policies.backoff_limit(config, roles))
+    spec = {REPLICAS: roles, "runPolicy": policy}
     files = {manifest.SPEC: job.spec()} if job.runs_function else {}
-    return manifest.submission(config, job, {"spec": spec}, files, _log_roles(request.log_ranks))
+    whole = manifest.submission(config, job, {"spec": spec}, files, _log_roles(request.log_ranks))
+    if job.runs_function:
+        # The operator would number several ranks for each pod; the number of pods it tells the ranks itself.
+        manifest.check_kept(whole.manifest, {"spec": spec}, {"spec.nprocPerNode": "", "spec.elasticPolicy": ""})
+    return whole
 
 
 def _log_roles(ranks: list[int] | None) -> tuple[str, ...] | None:
@@ -43,9 +46,10 @@ def _log_roles(ranks: list[int] | None) -> tuple[str, ...] | None:
 
 def replica_type(config: ClusterConfig, job: Job, name: str, replicas: int, replica: Replica) -> Manifest:
     """One role, with its pods."""
-    role = pods.Role(PYTORCHJOB.container, job.runner_command(), job.secret)
+    command = job.command_of(replica, name.lower())
+    role = pods.Role(PYTORCHJOB.container, command, job.secret)
     template = manifest.pod_template(config, job, replica, role, "a replica")
-    return kubeflow.replica_type(name, replicas, template, manifest.restart_policy(config, replica, job))
+    return kubeflow.replica_type(name, replicas, template, policies.restart_policy(config, replica, job))
 
 
 def config_of_manifest(own: Object) -> Mapping[str, object]:

@@ -38,6 +38,7 @@ PYTORCHJOB = Kind(
     expected_pods=expected_pods,
     enough_pods=enough_pods,
     role=kubeflow.role,
+    backoff_limit=kubeflow.backoff_limit,
     rank=rank,
     templates=kubeflow.templates(REPLICAS),
 )

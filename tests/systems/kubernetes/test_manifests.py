@@ -150,11 +150,11 @@ def test_a_manifest_does_not_change_the_number_of_mpi_ranks(own: Manifest, messa
 
 def test_a_zero_in_the_run_policy_is_kept() -> None:
     """A user who forbids retries does not get the operator's default instead."""
-    policy = RunPolicy(clean_pod_policy="All", ttl_seconds_after_finished=0, active_deadline_seconds=0, backoff_limit=0)
-    assert pytorchjob(JOB.merged({"run_policy": policy}), REQUEST).manifest["spec"]["runPolicy"] == {
+    policy = RunPolicy(clean_pod_policy="All", ttl_seconds_after_finished=5, backoff_limit=0)
+    config = PyTorchJob(image="x", worker={"replicas": 1, "restart_policy": "OnFailure"}, run_policy=policy)
+    assert pytorchjob(config, REQUEST).manifest["spec"]["runPolicy"] == {
         "cleanPodPolicy": "All",
-        "ttlSecondsAfterFinished": 0,
-        "activeDeadlineSeconds": 0,
+        "ttlSecondsAfterFinished": 5,
         "backoffLimit": 0,
     }
 
@@ -347,7 +347,10 @@ def test_elastic_on_one_node_is_a_pod() -> None:
     ("fields", "message"),
     [
         ({"nnodes": 2, "rdzv_backend": "static"}, "rdzv_backend: 'static' is for launcher='local'"),
-        ({"run_policy": {"backoff_limit": 3}}, "run_policy.backoff_limit: has no effect on a Pod"),
+        (
+            {"run_policy": {"backoff_limit": 3}},
+            "run_policy.backoff_limit: has no effect with the restart policy 'Never'",
+        ),
         ({"suspend": True}, "suspend: has no effect on a Pod"),
     ],
 )
@@ -384,7 +387,7 @@ def test_other_implementations_of_mpi_have_options_of_their_own(implementation: 
     )
     rendered = mpi(config, dataclasses.replace(REQUEST, runs_function=False, arguments={"command": ["prog"]}))
     launcher = rendered.manifest["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"][0]
-    assert launcher["command"] == ["mpirun", "-np", "1", "-genvlist", "PATH,A,LD_LIBRARY_PATH", "prog"]
+    assert launcher["command"] == ["mpirun", "-np", "1", "-genvlist", "PATH,LD_LIBRARY_PATH,NCCL_DEBUG,A", "prog"]
     assert rendered.manifest["spec"]["mpiImplementation"] == implementation
     assert rendered.manifest["spec"]["sshAuthMountPath"] == "/home/mpi/.ssh"
 

@@ -43,13 +43,13 @@ def test_the_master_is_one_rank_and_each_worker_another() -> None:
 
 def test_num_workers_is_accepted_with_a_warning() -> None:
     """DAGs that come from Flyte keep working, and their authors learn the new name."""
-    with pytest.warns(DeprecationWarning, match=r"num_workers is deprecated; use worker=Replica"):
+    with pytest.warns(DeprecationWarning, match=r"num_workers is deprecated; use worker.replicas"):
         assert PyTorchJob(num_workers=3, worker=Replica(image="x")) == PyTorchJob(worker=Replica(replicas=3, image="x"))
 
 
 def test_increase_shared_mem_is_accepted_with_a_warning() -> None:
     """DAGs that come from Flyte keep working, and nobody else sees a warning."""
-    with pytest.warns(DeprecationWarning, match="increase_shared_mem is deprecated; use shared_memory=True"):
+    with pytest.warns(DeprecationWarning, match="increase_shared_mem is deprecated; use shared_memory"):
         assert PyTorchJob(worker=WORKERS, increase_shared_mem=True) == PyTorchJob(worker=WORKERS, shared_memory=True)
 
 
