@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState, JobStatus, Problem
 from airflow_distrib.jobs.launcher import Observation, Obstacle
-from airflow_distrib.runner.outcome import Outcome
+from airflow_distrib.runner.outcome import FAILURE, Outcome
 from airflow_distrib.systems.kubernetes import problems, reports
 from airflow_distrib.systems.kubernetes.kind import Kind, Object, seconds
 from airflow_distrib.systems.kubernetes.problems import Patience
@@ -64,8 +64,9 @@ def _finished(
         # still be working, and may still fail.
         return Observation(status, not running, None, outcomes)
     problem = problems.ended(view.pods)
-    # Pods that were restarted until the limit was reached are running again, or are being deleted.
-    outcomes = outcomes or tuple(reports.of_pods(kind, ref.name, view.pods, before=True))
+    if not any(each.kind == FAILURE for each in outcomes):
+        # Pods that were restarted until the limit was reached are running again, or were stopped while they did.
+        outcomes = _joined(outcomes, reports.of_pods(kind, ref.name, view.pods, before=True))
     if outcomes and not running:
         return Observation(status, True, problem, outcomes)
     # Other ranks are about to fail too, and the error should name the earliest failure.

@@ -80,6 +80,10 @@ def test_what_ended_pods_before_they_were_restarted_explains_a_job_that_its_cont
     found = seen(failed, running("master-0"), restarted("worker-0", 3))
     assert found.over
     assert [each.error_type for each in found.outcomes] == ["ValueError"]
+    stopped = restarted("worker-0", 3)
+    message = report.termination_message(Outcome(outcomes.TERMINATED, 1, time=NOW))
+    stopped["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 143, "message": message}}
+    assert [each.kind for each in seen(failed, stopped).outcomes] == [outcomes.TERMINATED, outcomes.FAILURE]
 
 
 def test_a_pod_that_is_a_job_has_its_limit_in_a_label() -> None:
