@@ -14,7 +14,8 @@ class MPIJobOperator(DistributedJobOperator[MPIJob]):
 
     Args:
         command, manifest, kubernetes_conn_id, payload_path, patience: as in
-            :class:`~airflow_distrib.PyTorchJobOperator`; a command is started on every rank, without mpirun.
+            :class:`~airflow_distrib.PyTorchJobOperator`; mpirun starts a command on every rank, unless the command
+            itself calls mpirun.
 
     Other arguments are those of :class:`~airflow_distrib.operators.base.DistributedJobOperator`.
     """

@@ -101,7 +101,8 @@ class MPIJob(ClusterConfig):
         for name in _V2_ONLY if self.api_version == V1 else ():
             if getattr(self, name) is not None:
                 raise ConfigError(name, f"is a setting of {V2} that {V1} does not have; remove it")
-        mpirun.check_owner("mpirun_arguments", self.mpirun_arguments or (), self.implementation or OPEN_MPI)
+        if not config.is_template(self.mpirun_arguments) and not config.is_template(self.implementation):
+            mpirun.check_owner("mpirun_arguments", self.mpirun_arguments or (), self.implementation or OPEN_MPI)
         super().check_roles()
 
     @property

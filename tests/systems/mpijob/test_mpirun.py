@@ -163,6 +163,14 @@ def test_an_option_of_another_implementation_is_refused(implementation: str | No
         MPIJob(image="x", worker=ONE, implementation=implementation, mpirun_arguments=[option, "value"])
 
 
+def test_an_implementation_may_be_a_template_until_it_is_rendered() -> None:
+    """One DAG file serves images with different MPIs."""
+    config = MPIJob(image="x", worker=ONE, implementation="{{ params.mpi }}", mpirun_arguments=["-ppn", "1"])
+    assert config.merged({"implementation": "MPICH"}).mpirun_arguments == ("-ppn", "1")
+    with pytest.raises(ConfigError, match="^mpirun_arguments: '-ppn' is an option of Intel and MPICH"):
+        config.merged({"implementation": "OpenMPI"})
+
+
 @pytest.mark.parametrize(
     ("implementation", "arguments"),
     [
