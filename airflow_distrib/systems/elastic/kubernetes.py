@@ -9,7 +9,7 @@ from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
 from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.elastic.local import elastic_spec, nccl_environment
+from airflow_distrib.systems.elastic.local import cluster_fields, elastic_spec, nccl_environment
 from airflow_distrib.systems.kubernetes import kubeflow, manifest, pods, policies
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
 from airflow_distrib.systems.kubernetes.manifest import Job, KubernetesSubmission
@@ -119,6 +119,7 @@ def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:
     if not job.runs_function and job.request.log_ranks is not None:
         parts = tuple(f"worker-{node}" for node in job.request.log_ranks)
     whole = manifest.submission(config, job, {"spec": spec}, _files(config, job), parts)
+    policies.limit_restarts(config, whole.manifest["spec"], REPLICAS)
     _check_kept(whole.manifest, {"spec": spec}, job)
     return whole
 
@@ -128,7 +129,7 @@ def _check_kept(whole: Object, rendered: Object, job: Job) -> None:
     if job.runs_function:
         manifest.check_kept(whole, rendered, _TOLD)
     spec = whole["spec"]
-    workers, most = spec[REPLICAS]["Worker"].get("replicas", 1), spec["elasticPolicy"].get("maxReplicas")
+    workers, most = spec[REPLICAS]["Worker"].get("replicas", 1), (spec.get("elasticPolicy") or {}).get("maxReplicas")
     if most is not None and int(workers) > int(most):
         raise ConfigError(
             f"manifest.spec.{REPLICAS}.Worker.replicas", f"is {workers}, but nnodes is {most}; set nnodes instead"
@@ -139,12 +140,15 @@ def _pod(config: Elastic, job: Job) -> KubernetesSubmission:
     replica = _replica(config)
     restarts = policies.restart_policy(config, replica, job)
     role = pods.Role(POD.container, job.runner_command(), job.secret, restart_policy=restarts)
-    template = manifest.pod_template(config, job, replica, role, "the Pod")
+    options = ", ".join(name for name in cluster_fields(config) if name != "image")
+    who = f"the Pod (for {options})" if options else "the Pod"
+    template = manifest.pod_template(config, job, replica, role, who)
     policies.check_gpus(template, config.nproc_per_node, "nproc_per_node")
     if (seconds := policies.deadline(config, job)) is not None:
         template["spec"]["activeDeadlineSeconds"] = seconds
-    limit = policies.backoff_limit(config, {"Pod": {"replicas": 1, "restartPolicy": restarts}})
-    if limit is not None:
-        labels = template["metadata"].setdefault("labels", {})
-        labels[BACKOFF_LABEL] = str(limit)
-    return manifest.submission(config, job, template, _files(config, job))
+    whole = manifest.submission(config, job, template, _files(config, job))
+    # With the restart policy of the user's own manifest.
+    role_of_pod = {"replicas": 1, "restartPolicy": whole.manifest["spec"].get("restartPolicy") or restarts}
+    if (limit := policies.backoff_limit(config, {"Pod": role_of_pod})) is not None:
+        whole.manifest["metadata"]["labels"][BACKOFF_LABEL] = str(limit)
+    return whole

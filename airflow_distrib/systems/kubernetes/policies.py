@@ -81,6 +81,22 @@ def backoff_limit(config: ClusterConfig, roles: Object, *, restarted: bool = Fal
     return int(given)
 
 
+def limit_restarts(config: ClusterConfig, spec: Manifest, field: str) -> None:
+    """Limit restarts that only the user's own manifest asks for.
+
+    Args:
+        spec: of the whole resource.
+        field: such as ``pytorchReplicaSpecs``.
+    """
+    roles = {
+        name: {"replicas": each.get("replicas") or 1, "restartPolicy": each.get("restartPolicy") or NEVER}
+        for name, each in spec[field].items()
+    }
+    policy = spec.setdefault("runPolicy", {})
+    if policy.get("backoffLimit") is None and (limit := backoff_limit(config, roles)) is not None:
+        policy["backoffLimit"] = limit
+
+
 def restart_policy(config: ClusterConfig, replica: Replica | None, job: Job) -> str:
     """The policy of the replica or of a pod template; otherwise Never, because Airflow's retries do the same.
 

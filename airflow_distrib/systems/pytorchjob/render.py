@@ -33,6 +33,7 @@ def kubernetes(config: PyTorchJob, request: JobRequest) -> KubernetesSubmission:
     spec = {REPLICAS: roles, "runPolicy": policy}
     files = {manifest.SPEC: job.spec()} if job.runs_function else {}
     whole = manifest.submission(config, job, {"spec": spec}, files, _log_roles(request.log_ranks))
+    policies.limit_restarts(config, whole.manifest["spec"], REPLICAS)
     if job.runs_function:
         # The operator would number several ranks for each pod; the number of pods it tells the ranks itself.
         manifest.check_kept(whole.manifest, {"spec": spec}, {"spec.nprocPerNode": "", "spec.elasticPolicy": ""})

@@ -50,6 +50,17 @@ def test_pods_that_restart_have_a_limit(render: Render, number: int, limit: int)
     assert limit_of(job(render, RestartPolicy.ON_FAILURE, number, run_policy=RunPolicy(backoff_limit=0))) == 0
 
 
+@pytest.mark.parametrize(("render", "number", "limit"), [(pytorchjob, 2, 6), (elastic, 2, 6), (elastic, 1, 3)])
+def test_restarts_that_only_a_manifest_asks_for_are_limited_too(
+    render: Render, number: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest is merged last, and a function that always fails ends all the same."""
+    policy = {"restartPolicy": "OnFailure"}
+    spec = policy if (render, number) == (elastic, 1) else {"pytorchReplicaSpecs": {"Worker": policy}}
+    monkeypatch.setitem(globals(), "REQUEST", dataclasses.replace(REQUEST, arguments={"manifest": {"spec": spec}}))
+    assert limit_of(job(render, None, number)) == limit
+
+
 def test_only_pods_that_restart_count_for_the_default_limit() -> None:
     """A master that never restarts does not raise the number of restarts of its workers."""
     config = PyTorchJob(

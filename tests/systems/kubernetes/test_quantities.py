@@ -93,7 +93,12 @@ def test_a_resource_without_a_field_needs_its_full_name_and_a_whole_number(
 
 def test_devices_and_huge_pages_are_extended_resources() -> None:
     """Whatever a device plugin offers can be asked for, by the name that it has in the cluster."""
-    given = {"rdma/hca": 1, "amd.com/gpu": "2", "nvidia.com/mig-1g.5gb": 1, "hugepages-2Mi": "64Mi"}
+    given: dict[str, str | int] = {
+        "rdma/hca": 1,
+        "amd.com/gpu": "2",
+        "nvidia.com/mig-1g.5gb": 1,
+        "hugepages-2Mi": "64Mi",
+    }
     assert Resources(extended=given).extended == {name: str(value) for name, value in given.items()}
 
 
