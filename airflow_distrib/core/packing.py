@@ -13,9 +13,11 @@ from pathlib import Path
 
 import cloudpickle
 
+from airflow_distrib.core import pickling
 from airflow_distrib.core.errors import FunctionNotPicklable
 from airflow_distrib.core.neighbours import sources
 from airflow_distrib.runner import payload
+from airflow_distrib.runner.lines import as_written
 
 
 def pack(
@@ -35,7 +37,7 @@ def pack(
     neighbours = sources(_file_of(function), places)
     with _by_value(function, places):
         try:
-            pickled = cloudpickle.dumps((function, tuple(args), dict(kwargs), neighbours))
+            pickled = pickling.dumps((function, tuple(args), dict(kwargs), neighbours))
         except Exception as error:
             raise FunctionNotPicklable(_explain(function, args, kwargs, error)) from error
     return payload.wrap(pickled, _name(function))
@@ -120,22 +122,29 @@ def _explain(
     return found or f"cannot ship {name}: {error}"
 
 
-def _fault_inside(function: object, name: str, seen: set[int]) -> str | None:
-    """Name the closure variable, global or default of ``function`` that cannot be pickled."""
-    function = inspect.unwrap(function) if callable(function) else function
-    if not isinstance(function, types.FunctionType) or id(function) in seen:
+def _fault_inside(holder: object, name: str, seen: set[int], fix: str = "Create it inside the function") -> str | None:
+    """Name what cannot be pickled among that which ``holder``, a function, class or module, holds."""
+    holder = inspect.unwrap(holder) if callable(holder) else holder
+    if not isinstance(holder, types.FunctionType | types.ModuleType | type) or id(holder) in seen:
         return None
-    seen.add(id(function))
-    for what, value in _reached(function):
+    seen.add(id(holder))
+    if isinstance(holder, types.ModuleType):
+        name, fix = as_written(f"module {holder.__name__}"), f"Import {as_written(holder.__name__)} inside the function"
+    for what, value in reached(holder) if isinstance(holder, types.FunctionType) else _members(holder):
         if (problem := _fault(value)) is not None:
-            nested = _fault_inside(value, getattr(value, "__qualname__", ""), seen)
-            return nested or (
-                f"cannot ship {name}: its {what} is a {_kind(value)}: {problem}. Create it inside the function instead"
-            )
+            nested = _fault_inside(value, getattr(value, "__qualname__", ""), seen, fix)
+            return nested or f"cannot ship {name}: its {what} is a {_kind(value)}: {problem}. {fix} instead"
     return None
 
 
-def _reached(function: types.FunctionType) -> Iterator[tuple[str, object]]:
+def _members(holder: types.ModuleType | type) -> Iterator[tuple[str, object]]:
+    for name, value in vars(holder).items():
+        if name not in ("__builtins__", "__dict__", "__weakref__"):
+            yield f"variable {name!r}", value.__func__ if isinstance(value, classmethod | staticmethod) else value
+
+
+def reached(function: types.FunctionType) -> Iterator[tuple[str, object]]:
+    """Closure variables, global variables and defaults of a function, each with what it is called."""
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # an empty cell has no value yet
             yield f"closure variable {variable!r}", cell.cell_contents
@@ -161,7 +170,7 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
 
 def _fault(value: object) -> str | None:
     try:
-        cloudpickle.dumps(value)
+        pickling.dumps(value)
     except Exception as error:  # noqa: BLE001 - whatever a user's __reduce__ raises is the answer
         return str(error)
     return None
@@ -169,4 +178,4 @@ def _fault(value: object) -> str | None:
 
 def _kind(value: object) -> str:
     kind = type(value)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return kind.__qualname__ if kind.__module__ == "builtins" else as_written(f"{kind.__module__}.{kind.__qualname__}")

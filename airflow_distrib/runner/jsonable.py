@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import re
 from typing import List, Mapping, NamedTuple, Set
+
+from airflow_distrib.runner.lines import as_written
 
 # Largest result that travels with the outcome itself, in bytes of JSON. Larger ones
 # need result_path: the XCom of a task lives in Airflow's database.
@@ -105,9 +106,7 @@ def _type_name(value: object) -> str:
     kind = type(value)
     if kind.__module__ == "builtins":
         return kind.__qualname__
-    # The name under which Airflow imports a DAG file says nothing to its author.
-    module = re.sub(r"^unusual_prefix_[0-9a-f]{40}_", "", kind.__module__)
-    return "{}.{}".format(module, kind.__qualname__)
+    return as_written("{}.{}".format(kind.__module__, kind.__qualname__))
 
 
 def _refusal(value: object, place: str) -> str:

@@ -8,6 +8,10 @@ from typing import List, NamedTuple, Optional
 # Longer lines are cut: Airflow loses log records of several megabytes.
 MAX_LINE_BYTES = 64 * 1024
 
+# Airflow imports DAG files under names of its own making.
+_MADE_UP = "unusual_prefix_"
+_MADE_UP_NAME = re.compile(_MADE_UP + "[0-9a-f]{40}_")
+
 _PREFIX = re.compile(r"\[rank (\d+)\] ")
 
 
@@ -42,7 +46,12 @@ def _cut(line: bytes) -> List[str]:
 
 
 def _text(line: bytes) -> str:
-    return line.decode("utf-8", "replace")
+    return as_written(line.decode("utf-8", "replace"))
+
+
+def as_written(text: str) -> str:
+    """Text with the names of DAG files as their authors know them."""
+    return _MADE_UP_NAME.sub("", text) if _MADE_UP in text else text
 
 
 def shown(text: str) -> str:

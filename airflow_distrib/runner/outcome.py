@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from airflow_distrib.runner import errors
+from airflow_distrib.runner.lines import as_written
 
 FORMAT = 1
 SUCCESS = "success"
@@ -114,9 +115,10 @@ def failure_fields(error: BaseException) -> Dict[str, Any]:
         message = "<its text could not be made: {!r}>".format(broken)
     lines = traceback.format_exception(type(error), error, _user_frames(error))
     return {
-        "error_type": type(error).__qualname__,
-        "message": message[:MAX_MESSAGE],
-        "traceback": "".join(lines)[-MAX_TRACEBACK:],
+        # Without the function that the class is defined in.
+        "error_type": type(error).__qualname__.rpartition("<locals>.")[2],
+        "message": as_written(message)[:MAX_MESSAGE],
+        "traceback": as_written("".join(lines))[-MAX_TRACEBACK:],
         "recoverable": recoverable,
     }
 

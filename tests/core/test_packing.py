@@ -45,6 +45,94 @@ def load(path: Path, name: str) -> Any:
     return module
 
 
+NAME_OF_AIRFLOW = f"unusual_prefix_{'0' * 40}_dag"
+
+
+def pack_from(source: str, tmp_path: Path) -> bytes:
+    """The payload of the function ``train`` of a DAG file, imported as Airflow does."""
+    (tmp_path / "dag.py").write_text(source)
+    try:
+        return packing.pack(load(tmp_path / "dag.py", NAME_OF_AIRFLOW).train, [], {}, [tmp_path])
+    finally:
+        del sys.modules[NAME_OF_AIRFLOW]
+
+
+@pytest.mark.parametrize(
+    ("source", "returned"),
+    [
+        (
+            "from functools import lru_cache\n"
+            "@lru_cache(maxsize=8)\n"
+            "def fib(n):\n    return n if n < 2 else fib(n - 1) + fib(n - 2)\n"
+            "def train():\n    return fib(30), fib.cache_info().maxsize\n",
+            "(832040, 8)",
+        ),
+        ("import functools\n@functools.cache\ndef train():\n    return 5\n", "5"),
+        ("import functools\nsix = functools.cache(lambda: 6)\ndef train():\n    return six()\n", "6"),
+        (
+            "import functools\n"
+            "class Model:\n"
+            "    @functools.cache\n    def a(self):\n        return 1\n"
+            "    @functools.cached_property\n    def b(self):\n        return 2\n"
+            "    @staticmethod\n    @functools.lru_cache\n    def c():\n        return 3\n"
+            "    @functools.singledispatchmethod\n    def d(self, x):\n        return 4\n"
+            "    @d.register\n    def _(self, x: int):\n        return self.a() + x\n"
+            "def train():\n    m = Model()\n    return m.a(), m.b, m.c(), m.d(''), m.d(4)\n",
+            "(1, 2, 3, 4, 5)",
+        ),
+        (
+            "import functools\n"
+            "@functools.singledispatch\ndef size(x):\n    return 1\n"
+            "@size.register\ndef _(x: list):\n    return sum(size(each) for each in x)\n"
+            "size([1])\n"
+            "def train():\n    return size([1, [2, 3]])\n",
+            "3",
+        ),
+        (
+            "import contextvars\n"
+            "plain, given, changed = (contextvars.ContextVar(n) for n in 'abc')\n"
+            "given = contextvars.ContextVar('given', default=1)\n"
+            "changed.set(2)\n"
+            "def train():\n    return plain.get(0), given.get(), changed.get()\n",
+            "(0, 1, 2)",
+        ),
+        (
+            "import typing, enum, weakref\n"
+            "Id = typing.NewType('Id', int)\n"
+            "P = typing.ParamSpec('P')\n"
+            "class Color(enum.Enum):\n    RED = 1\n"
+            "known = weakref.WeakValueDictionary(red=Color)\n"
+            "def train():\n    return Id(3), str(P), known['red'](1) is Color.RED\n",
+            "(3, '~P', True)",
+        ),
+        (
+            "class Missing:\n"
+            "    def __reduce__(self):\n        return 'MISSING'\n"
+            "    def __repr__(self):\n        return 'missing'\n"
+            "MISSING = Missing()\n"
+            "def train(x=MISSING):\n    return x, x is MISSING\n",
+            "(missing, True)",
+        ),
+    ],
+)
+def test_what_pickle_finds_by_its_name_only_travels_from_a_dag_file(
+    source: str, returned: str, tmp_path: Path
+) -> None:
+    """Ranks do not have the DAG file, so nothing of it can be looked up there."""
+    assert call_elsewhere(pack_from(source, tmp_path), tmp_path) == returned
+
+
+def test_what_cannot_travel_is_named_inside_a_class_or_a_module(tmp_path: Path) -> None:
+    """A whole class or module is no help to somebody who looks for the one variable at fault."""
+    source = "import threading\nclass Model:\n    lock = threading.Lock()\ndef train():\n    return Model()\n"
+    with pytest.raises(FunctionNotPicklable, match="Model: its variable 'lock' is a _thread.lock"):
+        pack_from(source, tmp_path)
+    source = "import sys\nimport threading\nLOCK = threading.Lock()\nthis = sys.modules[__name__]\n"
+    source += "def train():\n    return this\n"
+    with pytest.raises(FunctionNotPicklable, match="module dag: its variable 'LOCK' .* Import dag inside the function"):
+        pack_from(source, tmp_path)
+
+
 def test_functions_of_a_dag_file_and_of_its_neighbours_travel_by_value(tmp_path: Path) -> None:
     """The ranks have neither the DAG file nor the modules beside it."""
     dags = tmp_path / "dags"
