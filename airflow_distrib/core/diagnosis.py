@@ -38,6 +38,8 @@ _BY_TEXT = (
 
 def hint_for(outcome: Outcome) -> str:
     """Advice for the reader of the error; empty when there is nothing to add."""
+    if outcome.error_type == outcomes.PROCESS_KILLED and outcomes.NOT_FOR_MEMORY in outcome.message:
+        return "somebody sent it SIGKILL: a person, or a program that cleans up on this machine"
     if outcome.error_type == outcomes.PROCESS_KILLED and (outcome.exit_code == -9 or "SIGKILL" in outcome.message):
         return f"nobody asked it to stop: {_MEMORY}"
     if outcome.error_type == outcomes.PROCESS_KILLED and "SIGABRT" in outcome.message:

@@ -135,3 +135,15 @@ def ranks_of(given: object) -> list[int] | None:
     if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
         raise ConfigError("log_ranks", f'must be a list of numbers such as [0, 1], or "all"; got {given!r}')
     return list(given)
+
+
+def check_ranks(chosen: Sequence[int] | None, config: object) -> None:
+    """Reject ranks to log that a job does not have, where its size is known.
+
+    Raises:
+        ConfigError: such a rank is among ``chosen``.
+    """
+    size = getattr(config, "world_size", None)
+    beyond = [rank for rank in chosen or () if size is not None and rank >= size]
+    if beyond:
+        raise ConfigError("log_ranks", f"there is no rank {beyond[0]}: this job has {size}, numbered from 0")

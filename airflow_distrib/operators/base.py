@@ -23,7 +23,7 @@ from airflow_distrib.jobs.run import Attempt, JobRun
 from airflow_distrib.jobs.waiting import Ending, Waiting
 from airflow_distrib.links import JobLink, LogsLink
 from airflow_distrib.operators import launching, tries
-from airflow_distrib.operators.arguments import check_function, ranks_of
+from airflow_distrib.operators.arguments import check_function, check_ranks, ranks_of
 from airflow_distrib.operators.configured import ConfiguredOperator
 from airflow_distrib.operators.connections import connection_of
 from airflow_distrib.operators.launching import LIMITED, AnyLauncher
@@ -149,6 +149,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
         self.launcher = self._chosen(config).name
         if isinstance(config, Config) and not self.unknown_fields(config):
+            check_ranks(self.log_ranks, config)
             # Meets what only rendering finds, such as a missing image, when the DAG file is parsed.
             self._launcher_named(self.launcher).render(config, self._request(tries.identity(None, self)))
 
@@ -303,26 +304,25 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
     def _execute(self, context: Context) -> tuple[Waiting | None, object]:
         config = self.final_config()
         self._check_arguments()
+        check_ranks(self.log_ranks, config)
         launcher = self._chosen(config)
         self.launcher = launcher.name
         store = RecordStore(context, durable=self.durable)
         # A job of an earlier try that the DAG file sent somewhere else.
         self._abandon(store, unless=launcher.name)
         with self._attempt(context, store, config, launcher) as attempt:
-            self._warn(launcher, config, attempt.submission.ignored)
+            self._warn(launcher, attempt.submission.ignored)
             run = self._begin(launcher, store)
-            waiting, value = asyncio.run(run.start(attempt, deferrable=self.deferrable))
-        self.job_ref = run.ref
-        return waiting, value
+            try:
+                return asyncio.run(run.start(attempt, deferrable=self.deferrable))
+            finally:
+                # The links of a task that failed name its job as the log does.
+                self.job_ref = run.ref
 
-    def _warn(self, launcher: AnyLauncher, config: object, ignored: Sequence[str]) -> None:
-        """About ranks that do not exist, and about what has no effect."""
+    def _warn(self, launcher: AnyLauncher, ignored: Sequence[str]) -> None:
+        """About what has no effect."""
         for name in (*launching.not_honoured(launcher, self._given()), *ignored):
             self.log.warning("%s has no effect with launcher=%r", name, launcher.name)
-        size = getattr(config, "world_size", None)
-        beyond = [rank for rank in self.log_ranks or () if size is not None and rank >= size]
-        if beyond:
-            self.log.warning("log_ranks: there is no rank %s among the %s of this job", beyond, size)
 
     def _run_with(self, launcher: AnyLauncher, store: RecordStore) -> JobRun[Any]:
         connection = connection_of(self, launcher)

@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import logging
 import os
+import socket
 import sys
 from typing import Any, Dict, NoReturn, Optional
 
@@ -129,7 +130,12 @@ def _result(value: object, spec: Spec) -> Dict[str, Any]:
                 size / 2**20, jsonable.MAX_RESULT_BYTES // 2**20
             )
         )
-    _write_result(text, spec.result_path)
+    try:
+        _write_result(text, spec.result_path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise jsonable.ResultError(
+            "result_path {} cannot be written on {}: {}".format(spec.result_path, socket.gethostname(), error)
+        ) from error
     return {"result_path": spec.result_path, "warnings": warnings}
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from typing import List, Mapping, NamedTuple, Set
+from typing import Dict, List, Mapping, NamedTuple, Set, Tuple
 
 from airflow_distrib.runner.lines import as_written
 
 # Largest result that travels with the outcome itself, in bytes of JSON. Larger ones
 # need result_path: the XCom of a task lives in Airflow's database.
 MAX_RESULT_BYTES = 1024 * 1024
+
+
+# What happened to values, with the first place and how often.
+Changes = Dict[str, Tuple[str, int]]
 
 
 class ResultError(Exception):
@@ -29,24 +33,35 @@ def to_json(value: object) -> Jsonable:
     """Render ``value`` as JSON.
 
     Tuples become lists, numpy scalars Python numbers, dates and times ISO 8601 text.
-    NaN and infinities become null and number keys become text, each with a warning that
-    names the place. Anything else is refused.
+    NaN and infinities become null and number keys become text, each kind with one warning
+    that counts them and names the first place. Anything else is refused.
 
     Raises:
-        ResultError: the value, or something inside it, is of another type.
+        ResultError: the value, or something inside it, is of another type, or an integer of
+            more than 64 bits.
     """
-    warnings: List[str] = []
-    plain = _convert(value, "result", warnings, set())
-    return Jsonable(json.dumps(plain, allow_nan=False, ensure_ascii=False), warnings)
+    changes: Changes = {}
+    plain = _convert(value, "result", changes, set())
+    text = json.dumps(plain, allow_nan=False, ensure_ascii=False)
+    return Jsonable(text, [_warning(what, *seen) for what, seen in changes.items()])
 
 
-def _convert(value: object, place: str, warnings: List[str], parents: Set[int]) -> object:
+def _warning(what: str, first: str, count: int) -> str:
+    return "{} {}{}".format(first, what, " (and {} more like it)".format(count - 1) if count > 1 else "")
+
+
+def _note(changes: Changes, what: str, place: str) -> None:
+    first, count = changes.get(what, (place, 0))
+    changes[what] = (first, count + 1)
+
+
+def _convert(value: object, place: str, changes: Changes, parents: Set[int]) -> object:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return int(value)
+        return _whole(int(value), place)
     if isinstance(value, float):
-        return _finite(float(value), place, warnings)
+        return _finite(float(value), place, changes)
     if isinstance(value, str):
         # Not str(value): for an enumeration of text that is its name.
         return _encodable(str.__str__(value), place)
@@ -57,25 +72,25 @@ def _convert(value: object, place: str, warnings: List[str], parents: Set[int]) 
             raise ResultError("{} contains itself".format(place))
         inside = parents | {id(value)}
         if isinstance(value, dict):
-            return _convert_mapping(value, place, warnings, inside)
-        return [_convert(item, "{}[{}]".format(place, index), warnings, inside) for index, item in enumerate(value)]
+            return _convert_mapping(value, place, changes, inside)
+        return [_convert(item, "{}[{}]".format(place, index), changes, inside) for index, item in enumerate(value)]
     if _is_numpy_scalar(value):
-        return _convert(getattr(value, "item")(), place, warnings, parents)  # noqa: B009 - numpy is not imported for it
+        return _convert(getattr(value, "item")(), place, changes, parents)  # noqa: B009 - numpy is not imported for it
     raise ResultError(_refusal(value, place))
 
 
-def _convert_mapping(value: Mapping[object, object], place: str, warnings: List[str], parents: Set[int]) -> object:
+def _convert_mapping(value: Mapping[object, object], place: str, changes: Changes, parents: Set[int]) -> object:
     plain = {}
     for key, item in value.items():
         at = "{}[{!r}]".format(place, key)
         if not isinstance(key, str):
             if isinstance(key, bool) or not (isinstance(key, (int, float)) or _is_numpy_scalar(key)):
                 raise ResultError("{} has a key of type {}; keys must be text".format(place, _type_name(key)))
-            warnings.append("{}: the key became text".format(at))
+            _note(changes, "has a number as its key, which became text", at)
         text = str.__str__(key) if isinstance(key, str) else str(key)
         if text in plain:
             raise ResultError("{} has two keys that are both {!r} as text".format(place, text))
-        plain[text] = _convert(item, at, warnings, parents)
+        plain[text] = _convert(item, at, changes, parents)
     return plain
 
 
@@ -90,10 +105,19 @@ def _encodable(value: str, place: str) -> str:
     return value
 
 
-def _finite(value: float, place: str, warnings: List[str]) -> object:
+def _whole(value: int, place: str) -> int:
+    # What Airflow's own messages can hold; it would fail on the way, and be tried again in vain.
+    if not -(2**63) <= value < 2**64:
+        raise ResultError(
+            "{} is an integer of more than 64 bits, which no XCom holds: return str() of it".format(place)
+        )
+    return value
+
+
+def _finite(value: float, place: str, changes: Changes) -> object:
     if math.isfinite(value):
         return value
-    warnings.append("{} is {}, which JSON cannot hold: it became null".format(place, value))
+    _note(changes, "is {}, which JSON cannot hold: it became null".format(value), place)
     return None
 
 

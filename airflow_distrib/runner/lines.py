@@ -7,6 +7,9 @@ from typing import List, NamedTuple, Optional
 
 # Longer lines are cut: Airflow loses log records of several megabytes.
 MAX_LINE_BYTES = 64 * 1024
+# For lines that were cut before: with the rank in front, and three bytes for each that was no
+# text, they are longer, and would lose their rank if they were cut again.
+RELAYED_LINE_BYTES = 4 * MAX_LINE_BYTES
 
 # Airflow imports DAG files under names of its own making.
 _MADE_UP = "unusual_prefix_"
@@ -20,29 +23,30 @@ class LineSplitter:
 
     Args:
         keep_returns: leave carriage returns to the caller, where something stands before them.
+        limit: longer lines are cut.
     """
 
-    def __init__(self, keep_returns: bool = False) -> None:
+    def __init__(self, keep_returns: bool = False, limit: int = MAX_LINE_BYTES) -> None:
         self._rest = b""
+        self._limit = limit
         self._shown = str if keep_returns else shown
 
     def feed(self, data: bytes) -> List[str]:
         """Add ``data`` and return the lines it completes."""
         *whole, self._rest = (self._rest + data).split(b"\n")
-        lines = [self._shown(text) for line in whole for text in _cut(line)]
-        while len(self._rest) > MAX_LINE_BYTES:
-            lines.append(self._shown(_text(self._rest[:MAX_LINE_BYTES])))
-            self._rest = self._rest[MAX_LINE_BYTES:]
+        lines = [self._shown(text) for line in whole for text in self._cut(line)]
+        while len(self._rest) > self._limit:
+            lines.append(self._shown(_text(self._rest[: self._limit])))
+            self._rest = self._rest[self._limit :]
         return lines
 
     def flush(self) -> List[str]:
         """Return what stands after the last line end."""
         rest, self._rest = self._rest, b""
-        return [self._shown(text) for text in _cut(rest)] if rest else []
+        return [self._shown(text) for text in self._cut(rest)] if rest else []
 
-
-def _cut(line: bytes) -> List[str]:
-    return [_text(line[at : at + MAX_LINE_BYTES]) for at in range(0, len(line), MAX_LINE_BYTES)] or [""]
+    def _cut(self, line: bytes) -> List[str]:
+        return [_text(line[at : at + self._limit]) for at in range(0, len(line), self._limit)] or [""]
 
 
 def _text(line: bytes) -> str:

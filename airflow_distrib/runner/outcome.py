@@ -70,6 +70,9 @@ class Outcome(NamedTuple):
         return self.error_type in (PROCESS_KILLED, OUT_OF_MEMORY)
 
 
+# What a message about SIGKILL says where the kernel's own count rules out memory.
+NOT_FOR_MEMORY = "; the kernel killed nothing here for lack of memory"
+
 PROCESS_KILLED = "ProcessKilled"
 OUT_OF_MEMORY = "OutOfMemory"
 EXITED_EARLY = "ExitedEarly"
@@ -121,6 +124,21 @@ def failure_fields(error: BaseException) -> Dict[str, Any]:
         "traceback": as_written("".join(lines))[-MAX_TRACEBACK:],
         "recoverable": recoverable,
     }
+
+
+def with_cause_of_kill(killed: Outcome, kills: Optional[int]) -> Outcome:
+    """What the kernel's count of its kills for lack of memory says of a rank that was killed.
+
+    Args:
+        kills: how many there were since the job began; None where nothing counts them.
+    """
+    by_signal = killed.exit_code == -9 or "SIGKILL" in killed.message
+    if killed.error_type != PROCESS_KILLED or not by_signal or kills is None:
+        return killed
+    if kills:
+        message = "rank {} was killed by the kernel because memory ran out".format(killed.rank)
+        return killed._replace(error_type=OUT_OF_MEMORY, message=message)
+    return killed._replace(message=killed.message + NOT_FOR_MEMORY)
 
 
 def _user_frames(error: BaseException) -> Optional[TracebackType]:

@@ -12,7 +12,7 @@ import glob
 import hashlib
 import os
 import re
-import tempfile
+import secrets
 import zlib
 from typing import Dict, Iterable, List, Optional
 
@@ -35,9 +35,9 @@ class FramesDamaged(ValueError):
 
 def write_file(path: str, text: str) -> None:
     """Write ``text`` so that a reader sees all of it or nothing."""
-    folder = os.path.dirname(path) or "."
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".partial-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    temporary = os.path.join(os.path.dirname(path), ".partial-" + secrets.token_hex(8))
+    # Not by tempfile, whose files nobody else may read whatever the umask says.
+    with open(temporary, "x", encoding="utf-8") as file:
         file.write(text)
     os.replace(temporary, path)
 

@@ -8,6 +8,7 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any, Deque, Dict, List, Optional
 
 from airflow_distrib.runner import collector, launcher, outcome, process, report
 from airflow_distrib.runner import spec as specs
-from airflow_distrib.runner.lines import LineSplitter, RankLine, parse, prefixed
+from airflow_distrib.runner.lines import MAX_LINE_BYTES, RELAYED_LINE_BYTES, LineSplitter, RankLine, parse, prefixed
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.runner.rank import from_env
 from airflow_distrib.runner.spec import Spec
@@ -38,7 +39,7 @@ class Child:
 
     def __init__(self, arguments: List[str], environment: Dict[str, str], rank: Optional[int]) -> None:
         self.rank = rank
-        self.splitter = LineSplitter()
+        self.splitter = LineSplitter(limit=MAX_LINE_BYTES if rank is not None else RELAYED_LINE_BYTES)
         self.process = subprocess.Popen(
             arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -250,6 +251,8 @@ class Supervisor:
                 reported[child.rank] = self._judge(child, reported.get(child.rank))
         for rank, outcome_of_rank in reported.items():
             final = self._after_stop(outcome_of_rank)
+            if final.host in ("", socket.gethostname()):
+                final = outcome.with_cause_of_kill(final, self._kills_for_memory())
             if final.kind != outcome.SUCCESS:
                 final = final._replace(log_tail=list(self.tails[rank]))
             report.leave(self.spec.directory, final)
@@ -263,6 +266,10 @@ class Supervisor:
             name = process.signal_name(self._stopped_by)
             stopped = outcome.now(outcome.TERMINATED, None, message="the job was stopped by {}".format(name))
             report.leave(self.spec.directory, stopped._replace(time=self._stopped_at), "supervisor")
+
+    def _kills_for_memory(self) -> Optional[int]:
+        count = process.oom_kills()
+        return None if count is None or self._oom_before is None else count - self._oom_before
 
     def _launcher_name(self) -> str:
         return "torch's agent" if self.spec.mode == specs.ELASTIC else os.path.basename(self.spec.command[0])
@@ -308,11 +315,6 @@ class Supervisor:
         if code == 0:
             message = "{} exited with status 0 before the function returned, so there is no result".format(who)
             return {"error_type": outcome.EXITED_EARLY, "message": message}
-        if code == -signal.SIGKILL and (process.oom_kills() or 0) > (self._oom_before or 0):
-            return {
-                "error_type": outcome.OUT_OF_MEMORY,
-                "message": "{} was killed by the kernel because memory ran out".format(who),
-            }
         return {"error_type": outcome.PROCESS_KILLED, "message": "{} ended with {}".format(who, _how(code))}
 
     def _after_stop(self, reported: Outcome) -> Outcome:

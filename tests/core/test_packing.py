@@ -115,9 +115,7 @@ def pack_from(source: str, tmp_path: Path) -> bytes:
         ),
     ],
 )
-def test_what_pickle_finds_by_its_name_only_travels_from_a_dag_file(
-    source: str, returned: str, tmp_path: Path
-) -> None:
+def test_what_pickle_finds_by_its_name_only_travels_from_a_dag_file(source: str, returned: str, tmp_path: Path) -> None:
     """Ranks do not have the DAG file, so nothing of it can be looked up there."""
     assert call_elsewhere(pack_from(source, tmp_path), tmp_path) == returned
 

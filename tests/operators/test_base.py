@@ -268,6 +268,11 @@ def test_a_large_result_is_read_from_its_path(tmp_path: Path) -> None:
         ({"launcher": "dask"}, "launcher: ElasticOperator runs with local or kubernetes or slurm; got 'dask'"),
         ({"log_ranks": "some"}, "log_ranks: must be a list of numbers"),
         ({"log_ranks": [-1]}, "log_ranks: must be a list of numbers"),
+        ({"log_ranks": [1]}, "log_ranks: there is no rank 1: this job has 1, numbered from 0"),
+        (
+            {"task_config": Elastic(nproc_per_node=2), "log_ranks": [0, 5]},
+            "log_ranks: there is no rank 5: this job has 2, numbered from 0",
+        ),
         ({"termination_grace_seconds": 0}, "termination_grace_seconds: must be"),
         ({"python_callable": "print"}, "python_callable: must be a function"),
     ],
@@ -394,10 +399,16 @@ def logged(task: DistributedJobOperator[Any], monkeypatch: pytest.MonkeyPatch) -
     return lines
 
 
-def test_ranks_to_log_that_do_not_exist_are_named_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty log without any explanation would look like a job that does nothing."""
-    lines = logged(pair(print, log_ranks=[0, 5]), monkeypatch)
-    assert "log_ranks: there is no rank [5] among the 2 of this job" in lines
+def test_a_failed_task_knows_its_jobs_name_for_its_links() -> None:
+    """The buttons of a task that failed are the ones that are needed, and lead to the job of the log."""
+
+    def fail() -> None:
+        raise ValueError
+
+    task = pair(fail)
+    with pytest.raises(RankFailed):
+        task.execute(context())
+    assert task.job_ref is not None
 
 
 def test_the_number_of_the_try_fills_a_parameter_of_its_name() -> None:

@@ -85,7 +85,26 @@ def test_number_keys_become_text_with_a_warning() -> None:
     """Losses by epoch number are common, and JSON has only text for keys."""
     text, warnings = to_json({1: 0.5, np.int64(2): 0.25})
     assert json.loads(text) == {"1": 0.5, "2": 0.25}
-    assert len(warnings) == 2
+    assert warnings == ["result[1] has a number as its key, which became text (and 1 more like it)"]
+
+
+def test_many_numbers_that_are_not_finite_are_one_warning_with_their_count() -> None:
+    """A diverged model returns thousands of them, which would bury the rest of the log."""
+    text, warnings = to_json({"losses": [1.0] + [float("nan")] * 5000, "worst": float("inf")})
+    assert json.loads(text)["losses"][:2] == [1.0, None]
+    assert warnings == [
+        "result['losses'][1] is nan, which JSON cannot hold: it became null (and 4999 more like it)",
+        "result['worst'] is inf, which JSON cannot hold: it became null",
+    ]
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30])
+def test_an_integer_of_more_than_64_bits_is_refused_with_its_place(value: int) -> None:
+    """Airflow cannot carry it, and would try the whole job again in vain."""
+    with pytest.raises(ResultError, match=r"result\['n'\] is an integer of more than 64 bits.*return str\(\)"):
+        to_json({"n": value})
+    for most in (2**64 - 1, -(2**63)):
+        assert json.loads(to_json(most).text) == most
 
 
 @pytest.mark.parametrize(

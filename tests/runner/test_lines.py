@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_distrib.runner.lines import MAX_LINE_BYTES, LineSplitter, RankLine, parse, prefixed
+from airflow_distrib.runner.lines import MAX_LINE_BYTES, RELAYED_LINE_BYTES, LineSplitter, RankLine, parse, prefixed
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r"), max_size=30)), st.integers(1, 7))
@@ -43,6 +43,21 @@ def test_endless_lines_are_cut() -> None:
 def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
     """It is passed on in pieces before its end is seen."""
     assert [len(line) for line in LineSplitter().feed(b"x" * (MAX_LINE_BYTES + 1))] == [MAX_LINE_BYTES]
+
+
+@pytest.mark.parametrize("data", [b"x" * 5_000_000, b"\xff" * 200_000, "ü".encode() * 200_000])
+def test_every_piece_of_a_very_long_line_keeps_its_rank(data: bytes) -> None:
+    """The pieces get their rank in front and are read once more, by somebody who must not cut them again."""
+    pieces = LineSplitter().feed(data + b"\n")
+    sent = "".join(prefixed(RankLine(3, piece)) + "\n" for piece in pieces).encode()
+    received = [parse(line) for line in LineSplitter(limit=RELAYED_LINE_BYTES).feed(sent)]
+    assert received == [RankLine(3, piece) for piece in pieces]
+
+
+def test_names_of_dag_files_are_shown_as_their_authors_wrote_them() -> None:
+    """Airflow imports a DAG file under a name with a digest, which loggers and warnings repeat."""
+    line = f"INFO:unusual_prefix_{'0f' * 20}_my_dag:epoch 1\n"
+    assert LineSplitter().feed(line.encode()) == ["INFO:my_dag:epoch 1"]
 
 
 def test_bytes_that_are_no_text_are_shown_with_replacements() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_distrib.core.diagnosis import hint_for
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.errors import NonRecoverableError, RecoverableError
 from airflow_distrib.runner.outcome import Outcome, OutcomeUnreadable, earliest_failure, failure_fields, from_json
@@ -92,6 +93,39 @@ def test_a_text_that_no_encoding_takes_comes_back() -> None:
     odd = failed(0, 1.0, message="no file bad\udcff.txt")
     assert odd.to_json().isascii()
     assert from_json(odd.to_json()) == odd
+
+
+def test_an_exception_of_a_dag_file_has_the_name_that_its_author_gave_it() -> None:
+    """Airflow's own name of the module, and the function around the class, are no help to anybody."""
+
+    class NoDataError(Exception):
+        pass
+
+    NoDataError.__module__ = f"unusual_prefix_{'0f' * 20}_my_dag"
+    fields = failure_fields(NoDataError(f"see {NoDataError!r}"))
+    assert fields["error_type"] == "NoDataError"
+    assert "unusual_prefix" not in fields["message"] + fields["traceback"]
+    assert "NoDataError: see <class 'my_dag." in fields["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("kills", "error_type", "advice"),
+    [
+        (1, outcomes.OUT_OF_MEMORY, "use a smaller batch"),
+        (0, outcomes.PROCESS_KILLED, "somebody sent it SIGKILL"),
+        (None, outcomes.PROCESS_KILLED, "the kernel's OOM killer most likely ended it"),
+    ],
+)
+def test_a_sigkill_is_put_down_to_memory_only_where_the_kernel_says_so(
+    kills: int | None, error_type: str, advice: str
+) -> None:
+    """Advice about memory sends somebody whose rank was killed by hand the wrong way."""
+    killed = failed(
+        1, 1.0, error_type=outcomes.PROCESS_KILLED, message="rank 1 ended with signal SIGKILL", exit_code=-9
+    )
+    judged = outcomes.with_cause_of_kill(killed, kills)
+    assert judged.error_type == error_type
+    assert advice in hint_for(judged)
 
 
 def test_a_long_traceback_keeps_its_end() -> None:

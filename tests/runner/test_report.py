@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import string
 from pathlib import Path
@@ -27,6 +28,17 @@ def test_outcomes_of_a_folder_are_collected_by_rank(tmp_path: Path) -> None:
     report.leave(str(tmp_path), Outcome(outcomes.FAILURE, 2))
     found = report.collect(str(tmp_path))
     assert [(each.rank, each.kind) for each in found] == [(2, "failure"), (10, "success"), (None, "failure")]
+
+
+def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
+    """A result_path is for others to read too: the worker is often another user."""
+    before = os.umask(0o027)
+    try:
+        report.write_file(str(tmp_path / "result.json"), "1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result.json").stat().st_mode & 0o777 == 0o640
+    assert [each.name for each in tmp_path.iterdir()] == ["result.json"]
 
 
 def test_ranks_that_the_job_shrank_below_do_not_count(tmp_path: Path) -> None:

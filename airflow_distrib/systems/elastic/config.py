@@ -155,6 +155,12 @@ class Elastic(ClusterConfig):
         return int(str(self.nnodes).rpartition(":")[2])
 
     @property
+    def world_size(self) -> int | None:
+        """Number of ranks, with the maximum number of nodes; None where the machine decides."""
+        each = str(self.nproc_per_node)
+        return self.max_nodes * int(each) if each.isdigit() else None
+
+    @property
     def calls_directly(self) -> bool:
         """Whether there is only one rank, never restarted, which needs no agent and no torch."""
         return self.max_nodes == 1 and self.nproc_per_node == 1 and self.max_restarts == 0

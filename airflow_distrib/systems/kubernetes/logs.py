@@ -13,7 +13,7 @@ from airflow_distrib.core.errors import ClusterError
 from airflow_distrib.jobs.launcher import Emit
 from airflow_distrib.jobs.pace import MAX_BYTES, Pace
 from airflow_distrib.jobs.waiting import Waiting
-from airflow_distrib.runner.lines import LineSplitter, shown
+from airflow_distrib.runner.lines import RELAYED_LINE_BYTES, LineSplitter, shown
 from airflow_distrib.runner.report import FRAME_MARK
 from airflow_distrib.systems.kubernetes.client import ApiError, KubernetesClient
 from airflow_distrib.systems.kubernetes.kind import Kind, Object
@@ -74,7 +74,7 @@ class PodLog:
             # The API accepts whole seconds only, so some lines arrive again and are skipped.
             query["sinceTime"] = self.position.time[:19] + "Z"
         self._seen, self._catching_up = 0, bool(self.position.time)
-        splitter = LineSplitter(keep_returns=True)
+        splitter = LineSplitter(keep_returns=True, limit=RELAYED_LINE_BYTES)
         try:
             async with self._client.stream(self._path, query, quiet_for=self._timing.log_quiet) as pieces:
                 async for piece in pieces:

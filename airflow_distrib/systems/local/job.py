@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from typing import Any, Self
 from airflow_distrib.core import archive
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.runner import process, report
-from airflow_distrib.runner.lines import LineSplitter, RankLine, parse
+from airflow_distrib.runner.lines import RELAYED_LINE_BYTES, LineSplitter, RankLine, parse
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.systems.local.plan import LocalPlan
 
@@ -107,9 +108,15 @@ class LocalJob:
                 env=plan.environment(os.environ, port),
                 start_new_session=True,
             )
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             shutil.rmtree(directory, ignore_errors=True)
             raise ConfigError("python", f"there is no interpreter {python!r} on {socket.gethostname()}") from error
+        except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            if error.errno not in (errno.EACCES, errno.ENOEXEC):
+                raise
+            text = f"{python!r} cannot be started on {socket.gethostname()}: {error.strerror}"
+            raise ConfigError("python", text) from error
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -118,7 +125,7 @@ class LocalJob:
     async def lines(self) -> AsyncIterator[RankLine]:
         """Lines of the chosen ranks as they come, until the job is over."""
         assert self._supervisor.stdout is not None
-        splitter = LineSplitter()
+        splitter = LineSplitter(limit=RELAYED_LINE_BYTES)
         while data := await self._supervisor.stdout.read(65536):
             for line in splitter.feed(data):
                 yield parse(line)

@@ -45,14 +45,6 @@ class LocalPlan:
         return "rdzv_endpoint", int(chosen) if chosen and ours else None
 
     @property
-    def world_size(self) -> int | None:
-        """Ranks of the job; None where the machine decides."""
-        if self.elastic is None:
-            return self.processes
-        each = self.elastic.nproc_per_node
-        return self.processes * each if isinstance(each, int) else None
-
-    @property
     def size(self) -> str:
         """How large the job is, for the log."""
         if self.elastic is None:

@@ -13,7 +13,7 @@ from airflow_distrib.core.reference import JobRef
 from airflow_distrib.jobs.launcher import Emit
 from airflow_distrib.jobs.pace import MAX_BYTES, Pace
 from airflow_distrib.jobs.waiting import Waiting
-from airflow_distrib.runner.lines import LineSplitter
+from airflow_distrib.runner.lines import RELAYED_LINE_BYTES, LineSplitter
 from airflow_distrib.systems.slurm.ssh import SshClient
 from airflow_distrib.systems.slurm.submission import ELEMENT
 from airflow_distrib.systems.slurm.timing import TIMING, Timing
@@ -47,7 +47,7 @@ class OutputFile:
         """The lines of a batch, which count as shown from now on."""
         self.offset += len(batch)
         self.shown += len(batch)
-        splitter = LineSplitter()
+        splitter = LineSplitter(limit=RELAYED_LINE_BYTES)
         lines = [self.prefix + line for line in (*splitter.feed(batch), *splitter.flush())]
         if self.shown > MAX_BYTES:
             lines.append(f"{self.prefix}[the rest of this log is not shown: more than {MAX_BYTES // 2**20} MiB]")

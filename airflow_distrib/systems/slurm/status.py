@@ -265,6 +265,9 @@ _PROBLEMS: Mapping[str, tuple[str, str, Category]] = {
 _OUT_OF_MEMORY = re.compile(r"exceeded (?:job |step )?memory limit|oom[-_]kill|Out Of Memory", re.IGNORECASE)
 
 
+_NO_PYTHON = "airflow_distrib: there is no Python"
+
+
 def problem_of(parts: Iterable[Part], tail: Iterable[str] = ()) -> Problem:
     """Why a job that failed has no result.
 
@@ -285,9 +288,11 @@ def problem_of(parts: Iterable[Part], tail: Iterable[str] = ()) -> Problem:
     elif state == "FAILED" and not lines:
         advice = "it wrote nothing that could be read; run it by hand on a node of the partition"
     text = summary_of(failed) if failed else "the batch script failed"
+    # Our own script looks for it on the job's first node.
+    retry = Retry.CANNOT_HELP if any(_NO_PYTHON in line for line in lines) else Retry.MAY_HELP
     if lines:
         text += "\nLast lines of its output:\n" + "\n".join(f"    {line}" for line in lines)
-    return Problem(reason, text, advice, category=category)
+    return Problem(reason, text, advice, retry, category)
 
 
 def forgotten(what: str) -> Problem:

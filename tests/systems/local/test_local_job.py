@@ -341,6 +341,17 @@ async def test_a_large_result_is_written_to_its_path(tmp_path: Path) -> None:
     assert (tmp_path / "result.json").stat().st_size == 2_000_002
 
 
+async def test_a_result_path_that_cannot_be_written_rules_out_a_retry(tmp_path: Path) -> None:
+    """The folder will not be there the next time either, and the whole training would run in vain."""
+
+    def large() -> str:
+        return "x" * 2_000_000
+
+    first = (await run(large, plan=ONE, result_path=f"{tmp_path}/missing/result.json")).first
+    assert first.message.startswith(f"result_path {tmp_path}/missing/result.json cannot be written on ")
+    assert first.recoverable is False
+
+
 def test_a_taken_port_is_an_error_that_names_it() -> None:
     """The mistake is found before any rank starts to wait for its peers."""
     with socket.socket() as taken:
@@ -364,6 +375,15 @@ async def test_a_missing_interpreter_is_an_error_that_names_it() -> None:
     """The argument python= is a path of the worker, which may lack what the user's laptop has."""
     with pytest.raises(ConfigError, match="there is no interpreter '/no/such/python'"):
         await run(print, python="/no/such/python")
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o755])
+async def test_a_file_that_is_no_interpreter_is_an_error_that_names_it(mode: int, tmp_path: Path) -> None:
+    """No retry makes a program of it."""
+    (tmp_path / "python").write_bytes(b"\x00")
+    (tmp_path / "python").chmod(mode)
+    with pytest.raises(ConfigError, match=f"^python: '{tmp_path}/python' cannot be started on "):
+        await run(print, python=str(tmp_path / "python"))
 
 
 def test_the_job_ends_when_its_starter_is_killed(tmp_path: Path) -> None:

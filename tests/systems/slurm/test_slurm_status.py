@@ -147,6 +147,13 @@ def test_why_a_job_once_waited_is_not_why_it_failed(reason: str, shown: bool) ->
     assert (reason in text) is shown
 
 
+def test_a_node_without_the_interpreter_rules_out_a_retry() -> None:
+    """The script's own line says so, and the next job would find no more."""
+    line = "airflow_distrib: there is no Python 'python9' on node n1: set python=, modules=, venv= or conda_env="
+    assert status.problem_of([Part("1", state="FAILED")], [line]).retry is Retry.CANNOT_HELP
+    assert status.problem_of([Part("1", state="FAILED")], ["python9: not found"]).retry is Retry.MAY_HELP
+
+
 @pytest.mark.parametrize(
     ("reason", "retry"),
     [
