@@ -97,6 +97,12 @@ def _is_installed(module: types.ModuleType) -> bool:
     )
 
 
+def is_shipped(value: object) -> bool:
+    """Whether something is defined in a module of the user's rather than in a library."""
+    module = sys.modules.get(getattr(value, "__module__", None) or "")
+    return module is not None and not _is_installed(module)
+
+
 def _innermost(function: Callable[..., object]) -> Callable[..., object]:
     while isinstance(function, functools.partial):
         function = function.func

@@ -11,6 +11,7 @@ from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_distrib.core.config import is_template
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.operators.airflow_use import check_airflow_use
 
 # Context values that are plain data. Everything else in Airflow's context talks to
 # Airflow, which a rank cannot.
@@ -40,13 +41,14 @@ def check_function(function: object, args: Collection[object], kwargs: Mapping[s
 
     Raises:
         ConfigError: it is no function, or a generator; a parameter would be filled with a
-            live object of Airflow's; the arguments do not fit the signature.
+            live object of Airflow's, or its code asks Airflow for something; the arguments do not fit the signature.
     """
     if not callable(function):
         raise ConfigError("python_callable", f"must be a function; got {function!r}")
     name = getattr(function, "__name__", type(function).__name__)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError("python_callable", f"{name} is a generator; return a list instead of yielding")
+    check_airflow_use(function)
     if is_template(args) or is_template(kwargs):
         return  # an upstream's output: what it holds is known at run time
     open_names = _open_parameters(function, args, kwargs)
