@@ -30,6 +30,7 @@ from airflow_distrib.operators.launching import LIMITED, AnyLauncher
 from airflow_distrib.operators.payloads import pack, place_payload
 from airflow_distrib.operators.record_store import RecordStore
 from airflow_distrib.operators.storage import AirflowStorage
+from airflow_distrib.triggers.task_log import emitter
 
 T = TypeVar("T")
 
@@ -326,7 +327,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
 
     def _run_with(self, launcher: AnyLauncher, store: RecordStore) -> JobRun[Any]:
         connection = connection_of(self, launcher)
-        return JobRun(launcher, connection, store, AirflowStorage(), lambda text: self.log.info("%s", text))
+        return JobRun(launcher, connection, store, AirflowStorage(), emitter(on_worker=True))
 
     def _begin(self, launcher: AnyLauncher, store: RecordStore) -> JobRun[Any]:
         """A run that ``on_kill`` reaches, also if it was called before."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import List, NamedTuple, Optional
+import time
+from typing import Callable, List, NamedTuple, Optional
 
 # Longer lines are cut: Airflow loses log records of several megabytes.
 MAX_LINE_BYTES = 64 * 1024
@@ -15,6 +16,9 @@ RELAYED_LINE_BYTES = 4 * MAX_LINE_BYTES
 _MADE_UP = "unusual_prefix_"
 _MADE_UP_NAME = re.compile(_MADE_UP + "[0-9a-f]{40}_")
 
+# How often a progress bar that rewrites its line is shown, in seconds.
+PROGRESS_SECONDS = 30.0
+
 _PREFIX = re.compile(r"\[rank (\d+)\] ")
 
 
@@ -24,21 +28,41 @@ class LineSplitter:
     Args:
         keep_returns: leave carriage returns to the caller, where something stands before them.
         limit: longer lines are cut.
+        clock: seconds, for the progress bars that are shown before their line ends.
     """
 
-    def __init__(self, keep_returns: bool = False, limit: int = MAX_LINE_BYTES) -> None:
+    def __init__(
+        self,
+        keep_returns: bool = False,
+        limit: int = MAX_LINE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._rest = b""
         self._limit = limit
-        self._shown = str if keep_returns else shown
+        self._keeps, self._shown = keep_returns, str if keep_returns else shown
+        self._clock, self._show_at = clock, 0.0
 
     def feed(self, data: bytes) -> List[str]:
         """Add ``data`` and return the lines it completes."""
         *whole, self._rest = (self._rest + data).split(b"\n")
         lines = [self._shown(text) for line in whole for text in self._cut(line)]
+        if b"\r" in self._rest and not self._keeps:
+            lines += self._progress(begins=bool(whole) or not self._show_at)
         while len(self._rest) > self._limit:
             lines.append(self._shown(_text(self._rest[: self._limit])))
             self._rest = self._rest[self._limit :]
         return lines
+
+    def _progress(self, begins: bool) -> List[str]:
+        """What a progress bar that has not ended shows now, if it is time; only that is kept."""
+        now = self._clock()
+        if begins:
+            self._show_at = now + PROGRESS_SECONDS
+        self._rest = self._rest[self._rest.rstrip(b"\r").rfind(b"\r") + 1 :]
+        if now < self._show_at or not self._rest:
+            return []
+        self._show_at = now + PROGRESS_SECONDS
+        return [self._shown(_text(self._rest))]
 
     def flush(self) -> List[str]:
         """Return what stands after the last line end."""

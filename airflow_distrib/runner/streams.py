@@ -14,7 +14,7 @@ import selectors
 import sys
 import threading
 import time
-from typing import Callable, Dict, Optional, Set
+from typing import Callable, Dict, List, Optional, Set
 
 from airflow_distrib.runner.lines import LineSplitter, RankLine, prefixed
 
@@ -100,8 +100,7 @@ class Pump(threading.Thread):
         except BlockingIOError:
             return False
         if data:
-            for line in stream.splitter.feed(data):
-                self._emit(stream, line)
+            self._emit(stream, stream.splitter.feed(data))
             return True
         self._ended(stream)
         return False
@@ -115,8 +114,7 @@ class Pump(threading.Thread):
 
         A pipe whose writers are gone reports its end for ever; a fresh one waits.
         """
-        for line in stream.splitter.flush():
-            self._emit(stream, line)
+        self._emit(stream, stream.splitter.flush())
         if stream.rank is not None:
             self.ended_at[stream.rank] = time.time()
         self._selector.unregister(stream.descriptor)
@@ -124,18 +122,25 @@ class Pump(threading.Thread):
         if not self._last_round:
             self._watch(_Stream(stream.path))
 
-    def _emit(self, stream: _Stream, line: str) -> None:
-        hello = _IS_HELLO.fullmatch(line)
-        if hello:
-            stream.rank, restart = map(int, hello.groups())
-            self.ended_at.pop(stream.rank, None)
-            if restart > self._round:
-                # Those that have not started yet ended in the round before, which is over.
-                self.ended_at.clear()
-                self._round = restart
-                self._new_round(restart, set(self._ranks))
-            self._ranks.add(stream.rank)
-            return
-        data = (prefixed(RankLine(stream.rank, line)) + "\n").encode("utf-8", "replace")
+    def _emit(self, stream: _Stream, lines: List[str]) -> None:
+        """Write lines all at once, with the rank that wrote them; a worker's introduction is for this process."""
+        texts = []
+        for line in lines:
+            hello = _IS_HELLO.fullmatch(line)
+            if hello:
+                self._begin(stream, *map(int, hello.groups()))
+            else:
+                texts.append(prefixed(RankLine(stream.rank, line)) + "\n")
+        data = "".join(texts).encode("utf-8", "replace")
         while data:
             data = data[os.write(1, data) :]
+
+    def _begin(self, stream: _Stream, rank: int, restart: int) -> None:
+        stream.rank = rank
+        self.ended_at.pop(rank, None)
+        if restart > self._round:
+            # Those that have not started yet ended in the round before, which is over.
+            self.ended_at.clear()
+            self._round = restart
+            self._new_round(restart, set(self._ranks))
+        self._ranks.add(rank)

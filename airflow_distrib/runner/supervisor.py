@@ -181,18 +181,22 @@ class Supervisor:
             data = os.read(child.output, 65536)
         except BlockingIOError:
             return False
-        for line in child.splitter.feed(data) if data else child.splitter.flush():
-            self._pass_on(child, line)
+        self._pass_on(child, child.splitter.feed(data) if data else child.splitter.flush())
         if not data:
             self._selector.unregister(child.output)
             child.output = None
         return bool(data)
 
-    def _pass_on(self, child: Child, text: str) -> None:
-        line = RankLine(child.rank, text) if child.rank is not None else parse(text)
-        self.tails[line.rank].append(line.text)
-        if line.rank is None or self.spec.log_ranks is None or line.rank in self.spec.log_ranks:
-            self._say(prefixed(line))
+    def _pass_on(self, child: Child, texts: List[str]) -> None:
+        chosen = []
+        for text in texts:
+            line = RankLine(child.rank, text) if child.rank is not None else parse(text)
+            self.tails[line.rank].append(line.text)
+            if line.rank is None or self.spec.log_ranks is None or line.rank in self.spec.log_ranks:
+                chosen.append(prefixed(line))
+        if chosen:
+            # All at once: a call of the system for each line would take longer than the lines.
+            self._say("\n".join(chosen))
 
     def _say(self, text: str) -> None:
         data = (text + "\n").encode("utf-8", "replace")
@@ -226,8 +230,7 @@ class Supervisor:
             if child.output is None or not self._read(child):
                 break
         if child.output is not None:
-            for line in child.splitter.flush():
-                self._pass_on(child, line)
+            self._pass_on(child, child.splitter.flush())
             self._selector.unregister(child.output)
             child.output = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -15,11 +16,12 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_distrib import catalogue
 from airflow_distrib.core.errors import ClusterError
-from airflow_distrib.jobs.launcher import Connection, JobClient
+from airflow_distrib.jobs.launcher import Connection, Emit, JobClient
 from airflow_distrib.jobs.wait import cancel_patiently, until_over
 from airflow_distrib.jobs.waiting import Waiting
 from airflow_distrib.triggers.pulse import pulse
 from airflow_distrib.triggers.states import task_state
+from airflow_distrib.triggers.task_log import emitter
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,10 @@ class JobTrigger(BaseTrigger):
         self.waiting = dict(waiting)
         self._fired = False
 
+    @functools.cached_property
+    def _emit(self) -> Emit:
+        return emitter(on_worker=False)
+
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Class path and arguments."""
         return f"{type(self).__module__}.{type(self).__qualname__}", {"waiting": self.waiting}
@@ -80,9 +86,6 @@ class JobTrigger(BaseTrigger):
         # Airflow cancels what is still running after its event, and takes that for a kill.
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call] # Airflow's
-
-    def _emit(self, text: str) -> None:
-        self.log.info("%s", text)
 
     async def _wait(self) -> dict[str, Any]:
         waiting = Waiting.from_json(self.waiting)

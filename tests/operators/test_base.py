@@ -34,6 +34,7 @@ from airflow_distrib import (
 )
 from airflow_distrib.core.record import JobRecord, Phase
 from airflow_distrib.core.reference import JobRef
+from airflow_distrib.operators import base
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.runner import process
 from fake_context import FakeStateStore, FakeTaskInstance, context
@@ -395,20 +396,25 @@ def logged(task: DistributedJobOperator[Any], monkeypatch: pytest.MonkeyPatch) -
     lines: list[str] = []
     for level in ("info", "warning"):
         monkeypatch.setattr(task.log, level, lambda message, *args: lines.append(message % args))
+    monkeypatch.setattr(base, "emitter", lambda **_: lines.append)
     task.execute(context())
     return lines
 
 
-def test_a_failed_task_knows_its_jobs_name_for_its_links() -> None:
+def test_a_failed_task_knows_its_jobs_name_for_its_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """The buttons of a task that failed are the ones that are needed, and lead to the job of the log."""
 
     def fail() -> None:
         raise ValueError
 
     task = pair(fail)
+    lines: list[str] = []
+    monkeypatch.setattr(base, "emitter", lambda **_: lines.append)
     with pytest.raises(RankFailed):
         task.execute(context())
     assert task.job_ref is not None
+    assert f"local job {task.job_ref.name}" in lines[0]
+    assert lines[-1].startswith("The job did not succeed")
 
 
 def test_the_number_of_the_try_fills_a_parameter_of_its_name() -> None:

@@ -34,6 +34,17 @@ def test_a_progress_bar_is_shown_as_a_terminal_shows_it() -> None:
     assert LineSplitter().feed(b"dos\r\n") == ["dos"]
 
 
+def test_a_progress_bar_without_line_ends_is_shown_every_thirty_seconds() -> None:
+    """Otherwise a training of hours would show nothing, or every step."""
+    times = iter(range(1, 1000))
+    splitter = LineSplitter(clock=lambda: next(times))
+    shown = [line for step in range(100) for line in splitter.feed(f"\r{step}%|{'#' * 2000}".encode())]
+    assert [line.partition("|")[0] for line in shown] == ["30%", "60%", "90%"]
+    assert splitter.feed(b"\r100%|done\nnext\r\n") == ["100%|done", "next"]
+    assert splitter.feed(b"\rnew 1%") + splitter.feed(b"\rnew 2%") == []
+    assert splitter.flush() == ["new 2%"]
+
+
 def test_endless_lines_are_cut() -> None:
     """A log record of many megabytes would be lost as a whole."""
     lines = LineSplitter().feed(b"x" * (2 * MAX_LINE_BYTES + 5) + b"\n")

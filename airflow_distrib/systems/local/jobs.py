@@ -164,7 +164,8 @@ class LocalWatch(JobWatch):
 
     async def finish(self, seen: Observation) -> tuple[Outcome, ...]:
         if seen.over:
-            self._emit(f"All ranks ended after {time.monotonic() - self._began:.1f} s")
+            how = "The job succeeded" if self._job.returncode == 0 else "The job did not succeed: it ended"
+            self._emit(f"{how} after {time.monotonic() - self._began:.1f} s")
         return seen.outcomes
 
     async def close(self) -> None:
