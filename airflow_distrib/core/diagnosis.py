@@ -15,6 +15,9 @@ _MEMORY = (
 _BY_TYPE = {
     outcomes.OUT_OF_MEMORY: "use a smaller batch, fewer ranks on this machine, or give it more memory",
     outcomes.EXITED_EARLY: "return a value instead of calling sys.exit(), exit() or os._exit()",
+    outcomes.NEEDS_AIRFLOW: "ranks are no tasks of Airflow: pass values of variables, connections and the context to "
+    "the function, as templates or in op_kwargs; raise airflow_distrib.NonRecoverableError or RecoverableError instead "
+    "of Airflow's exceptions; import airflow only where the ranks have it",
     "RendezvousConnectionError": "see that every node reaches rdzv_endpoint",
     "RendezvousTimeoutError": "fewer nodes than nnodes arrived in time: raise rdzv_configs['join_timeout'], "
     "or ask for fewer nodes",

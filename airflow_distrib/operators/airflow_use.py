@@ -13,17 +13,17 @@ from typing import Any
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.packing import is_shipped, reached
 
-_PASS = "pass its value to the function instead: as a template or in op_kwargs"
+_GIVE = "pass its value to the function instead: as a template or in op_kwargs"
 # Attributes that ask Airflow for something, by the name of Airflow's class.
 _ASKING = {
-    "Variable": ({"get", "set", "delete"}, f"{_PASS}, such as '{{{{ var.value.my_key }}}}'"),
+    "Variable": ({"get", "set", "delete"}, f"{_GIVE}, such as '{{{{ var.value.my_key }}}}'"),
     "Connection": (
         {"get", "get_connection_from_secrets"},
-        f"{_PASS}, such as '{{{{ conn.my_conn.host }}}}', or give the ranks a Secret",
+        f"{_GIVE}, such as '{{{{ conn.my_conn.host }}}}', or give the ranks a Secret",
     ),
     "BaseHook": (
         {"get_connection", "get_hook"},
-        f"{_PASS}, such as '{{{{ conn.my_conn.host }}}}', or give the ranks a Secret",
+        f"{_GIVE}, such as '{{{{ conn.my_conn.host }}}}', or give the ranks a Secret",
     ),
 }
 _CONTEXT = "name what you need as parameters (run_id, ds, params, ...), or pass templates in op_kwargs"

@@ -76,6 +76,7 @@ NOT_FOR_MEMORY = "; the kernel killed nothing here for lack of memory"
 PROCESS_KILLED = "ProcessKilled"
 OUT_OF_MEMORY = "OutOfMemory"
 EXITED_EARLY = "ExitedEarly"
+NEEDS_AIRFLOW = "AirflowNeeded"
 
 
 class OutcomeUnreadable(ValueError):
@@ -107,19 +108,23 @@ def now(kind: str, rank: Optional[int], **fields: Any) -> Outcome:
 
 def failure_fields(error: BaseException) -> Dict[str, Any]:
     """What an outcome says of an exception."""
+    needs_airflow = _needs_airflow(error)
     recoverable: Optional[bool] = None
     if isinstance(error, errors.RecoverableError):
         recoverable = True
-    elif isinstance(error, errors.NonRecoverableError):
+    elif isinstance(error, errors.NonRecoverableError) or needs_airflow:
         recoverable = False
     try:
         message = str(error)
     except Exception as broken:  # noqa: BLE001 - a user's __str__ may raise anything
         message = "<its text could not be made: {!r}>".format(broken)
+    # Without the function that the class is defined in.
+    name = type(error).__qualname__.rpartition("<locals>.")[2]
+    if needs_airflow:
+        name, message = NEEDS_AIRFLOW, "{}: {}".format(name, message)
     lines = traceback.format_exception(type(error), error, _user_frames(error))
     return {
-        # Without the function that the class is defined in.
-        "error_type": type(error).__qualname__.rpartition("<locals>.")[2],
+        "error_type": name,
         "message": as_written(message)[:MAX_MESSAGE],
         "traceback": as_written("".join(lines))[-MAX_TRACEBACK:],
         "recoverable": recoverable,
@@ -139,6 +144,30 @@ def with_cause_of_kill(killed: Outcome, kills: Optional[int]) -> Outcome:
         message = "rank {} was killed by the kernel because memory ran out".format(killed.rank)
         return killed._replace(error_type=OUT_OF_MEMORY, message=message)
     return killed._replace(message=killed.message + NOT_FOR_MEMORY)
+
+
+# Where Airflow asks its own process around a task, or its database, for something.
+_ASKING = (
+    "airflow.models",
+    "airflow.sdk.bases",
+    "airflow.sdk.definitions",
+    "airflow.sdk.execution_time",
+    "airflow.settings",
+    "airflow.utils.session",
+)
+# What only that process can act on.
+_FOR_AIRFLOW = frozenset({"AirflowFailException", "AirflowSkipException", "AirflowRescheduleException", "TaskDeferred"})
+
+
+def _needs_airflow(error: BaseException) -> bool:
+    """Whether the function asked Airflow for something, or left a word for it, which works in a task only."""
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "airflow":
+        return True
+    kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.partition(".")[0] == "airflow"}
+    if kinds & _FOR_AIRFLOW:
+        return True
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(module == each or module.startswith(each + ".") for module in modules for each in _ASKING)
 
 
 def _user_frames(error: BaseException) -> Optional[TracebackType]:

@@ -104,6 +104,8 @@ def unwrap(data: bytes) -> Call:
     try:
         function, args, kwargs, sources = cloudpickle.loads(pickled)
     except ImportError as error:
+        if (error.name or "").partition(".")[0] == "airflow":
+            raise
         raise PayloadError(
             "{} needs a module that is not installed where it runs: {}".format(header["function"], error)
         ) from error

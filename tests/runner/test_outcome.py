@@ -128,6 +128,27 @@ def test_a_sigkill_is_put_down_to_memory_only_where_the_kernel_says_so(
     assert advice in hint_for(judged)
 
 
+def test_a_function_that_needs_airflow_fails_with_an_error_of_its_own_for_good() -> None:
+    """Its own error is about a missing module or a database's address, and the next try would meet the same."""
+    from airflow.sdk.definitions.context import get_current_context
+    from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+
+    def missing() -> None:
+        raise ModuleNotFoundError("No module named 'airflow'", name="airflow")
+
+    def skip() -> None:
+        raise AirflowSkipException("no data")
+
+    for function in (get_current_context, missing, skip):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - of many kinds
+            function()
+        fields = failure_fields(caught.value)
+        assert (fields["error_type"], fields["recoverable"]) == (outcomes.NEEDS_AIRFLOW, False)
+        assert fields["message"].startswith(type(caught.value).__name__)
+        assert "op_kwargs" in hint_for(failed(0, 1.0, **fields))
+    assert failure_fields(AirflowException("no data"))["error_type"] == "AirflowException"
+
+
 def test_a_long_traceback_keeps_its_end() -> None:
     """The last lines of a traceback name the fault."""
 

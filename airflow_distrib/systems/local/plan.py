@@ -11,6 +11,7 @@ from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import ElasticSpec, Spec
 
 HOST = "127.0.0.1"
+_NO_DATABASE = "airflow-db-not-allowed:///"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,10 @@ class LocalPlan:
         master = {}
         if self.mode == specs.RANKS and port is not None:
             master = {"MASTER_ADDR": HOST, "MASTER_PORT": str(port)}
-        return {**self.env_defaults, **inherited, **master, **self.env}
+        # Tasks have an address there that Airflow cannot even be imported with, to keep them from
+        # its database; one in memory keeps ranks from it as well.
+        blocked = {name: "sqlite://" for name, value in inherited.items() if value == _NO_DATABASE}
+        return {**self.env_defaults, **inherited, **blocked, **master, **self.env}
 
     def spec(self, directory: str, port: int | None, options: Mapping[str, Any]) -> Spec:
         """The file that the supervisor reads."""

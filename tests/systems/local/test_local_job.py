@@ -352,6 +352,18 @@ async def test_a_result_path_that_cannot_be_written_rules_out_a_retry(tmp_path: 
     assert first.recoverable is False
 
 
+async def test_classes_of_airflow_can_be_imported_by_local_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow gives its tasks the address of a database that it then cannot be imported with itself."""
+
+    def name() -> str:
+        from airflow.sdk import Asset
+
+        return Asset("digits").name
+
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "airflow-db-not-allowed:///")
+    assert (await run(name, plan=ONE)).outcomes[0].result == '"digits"'
+
+
 def test_a_taken_port_is_an_error_that_names_it() -> None:
     """The mistake is found before any rank starts to wait for its peers."""
     with socket.socket() as taken:
