@@ -23,7 +23,7 @@ import cloudpickle
 from airflow_distrib.runner import rebuild
 
 _LRU_CACHE = type(functools.cache(lambda: None))
-_SINGLEDISPATCH = functools.singledispatch(lambda _: None).__code__
+_DISPATCHER: Any = functools.singledispatch(lambda _: None)
 
 
 def dumps(value: object) -> bytes:
@@ -33,7 +33,7 @@ def dumps(value: object) -> bytes:
     return buffer.getvalue()
 
 
-class Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle has no types
     """cloudpickle's, for more kinds of objects."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -66,7 +66,7 @@ def _cached(obj: Any) -> Any:
 
 
 def _dispatching(obj: Any) -> Any:
-    if obj.__code__ is not _SINGLEDISPATCH or importable(obj, obj.__qualname__):
+    if obj.__code__ is not _DISPATCHER.__code__ or importable(obj, obj.__qualname__):
         return NotImplemented
     implementations = dict(obj.registry)
     return rebuild.dispatching, (implementations.pop(object), implementations)
@@ -105,7 +105,7 @@ def _parameters(obj: typing.ParamSpec) -> Any:
 
 def _named_only(obj: Any) -> Any:
     """An object whose own ``__reduce__`` only says a name, as singletons do."""
-    kind = type(obj)
+    kind: Any = type(obj)
     if isinstance(obj, type) or not _goes_by_value(kind.__module__) or kind.__reduce__ is object.__reduce__:
         return NotImplemented
     name = obj.__reduce__()

@@ -317,8 +317,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             try:
                 return asyncio.run(run.start(attempt, deferrable=self.deferrable))
             finally:
-                # The links of a task that failed name its job as the log does.
-                self.job_ref = run.ref
+                self.job_ref = run.ref  # also for the links of a task that fails
 
     def _warn(self, launcher: AnyLauncher, ignored: Sequence[str]) -> None:
         """About what has no effect."""
