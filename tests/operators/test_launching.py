@@ -91,7 +91,7 @@ def test_an_argument_that_the_launcher_does_not_honour_is_refused(operator: Oper
         text = f"is for functions; {operator.__name__} runs a script"
     with pytest.raises(ConfigError) as refused:
         make(operator, name, launcher)
-    assert str(refused.value) == f"{name}: {text}"
+    assert str(refused.value) == f"task 't': {name}: {text}"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_where_airflows_configuration_sets_the_launcher_a_useless_argument_is_a_
 @pytest.mark.parametrize("launcher", ["local", "kubernetes", "slurm"])
 def test_elements_of_a_job_array_are_refused_by_elastic(launcher: str) -> None:
     """An elastic job is never a job array, so there are no elements whose logs could be shown."""
-    with pytest.raises(ConfigError, match="^log_elements: "):
+    with pytest.raises(ConfigError, match="^task 't(rain)?': log_elements: "):
         ElasticOperator(task_id="t", python_callable=print, launcher=launcher, log_elements=[0], task_config={})
 
 
@@ -128,7 +128,7 @@ def test_a_command_is_refused_also_where_airflows_configuration_sets_the_launche
 ) -> None:
     """Local ranks run functions, so a task without one has nothing to run there."""
     monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
-    with pytest.raises(ConfigError, match="^command: has no effect with launcher='local'; launcher='kubernetes' hon"):
+    with pytest.raises(ConfigError, match="^task 't(rain)?': command: has no effect with launcher='local'; launcher='kubernetes' hon"):
         make(operator, "command")
 
 
@@ -136,7 +136,7 @@ def test_the_operators_own_launcher_counts_more_than_airflows_configuration(monk
     """A task that names its launcher gets the same strict check wherever its DAG file is parsed."""
     monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
     assert make(PyTorchJobOperator, "keep_job", "kubernetes").launcher == "kubernetes"
-    with pytest.raises(ConfigError, match="^keep_job: has no effect with launcher='local'"):
+    with pytest.raises(ConfigError, match="^task 't(rain)?': keep_job: has no effect with launcher='local'"):
         make(PyTorchJobOperator, "keep_job", "local")
 
 
@@ -145,7 +145,7 @@ def test_an_argument_of_one_launcher_chooses_it() -> None:
     for name in ("kubernetes_conn_id", "manifest"):
         assert make(ElasticOperator, name).launcher == "kubernetes"
     assert make(ElasticOperator, "ssh_conn_id", task_config={}).launcher == "slurm"
-    with pytest.raises(ConfigError, match="^launcher: is needed where arguments of several launchers are set"):
+    with pytest.raises(ConfigError, match="^task 't(rain)?': launcher: is needed where arguments of several launchers are set"):
         make(ElasticOperator, "ssh_conn_id", kubernetes_conn_id="k8s")
 
 

@@ -123,6 +123,10 @@ class Elastic(ClusterConfig):
     nccl_enable_monitoring: bool | str | None = True
     restart_policy: RestartPolicy | str | None = None
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("replicas", "num_workers", "worker", "workers"), "the number of nodes is nnodes=..."),
+        "master": "rank 0 is on the first node, which is like the others; remove it",
+    }
     checks: ClassVar[Mapping[str, Check]] = {
         **ClusterConfig.checks,
         "nnodes": _nodes,

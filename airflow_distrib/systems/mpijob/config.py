@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from airflow_distrib.core import config
+from airflow_distrib.core import callers, config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
@@ -65,6 +65,10 @@ class MPIJob(ClusterConfig):
     num_workers: int | str | None = None
     num_launcher_replicas: int | str | None = None
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("nprocs", "nproc_per_node"), "ranks on each worker are slots=..."),
+        "nnodes": "write worker=Replica(replicas=...)",
+    }
     checks: ClassVar[Mapping[str, Check]] = {
         **ClusterConfig.checks,
         "worker": config.of(Replica),

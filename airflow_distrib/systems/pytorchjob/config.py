@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from airflow_distrib.core import config
+from airflow_distrib.core import callers, config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
@@ -28,6 +28,10 @@ class PyTorchJob(ClusterConfig):
     worker: Replica | Mapping[str, object] | None = None
     num_workers: int | str | None = None
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        name: "each replica is one rank; write worker=Replica(replicas=...), or use Elastic for several on each node"
+        for name in ("nprocs", "nproc_per_node", "nnodes")
+    }
     checks: ClassVar[Mapping[str, Check]] = {
         **ClusterConfig.checks,
         "master": config.of(Replica),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -125,9 +126,11 @@ class SlurmSubmission(Submission):
     def shown(self) -> dict[str, object]:
         call = self.call("<private folder>")
         found: dict[str, object] = {"name": self.name, "sbatch": [*call.words]}
-        for name, key in ((JOB_SCRIPT, "script"), (script.RANKS_SCRIPT, "ranks"), (SPEC, "spec")):
+        for name, key in ((JOB_SCRIPT, "script"), (script.RANKS_SCRIPT, "ranks")):
             if name in call.files:
-                found[key] = call.files[name].decode()
+                found[key] = call.files[name].decode().splitlines()
+        if SPEC in call.files:
+            found["spec"] = json.loads(call.files[SPEC])
         return found
 
 
