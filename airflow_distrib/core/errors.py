@@ -165,7 +165,7 @@ class RankFailed(JobError):
         who = "the launcher" if first.rank is None else f"rank {first.rank}"
         of = f" of {first.world_size}" if first.world_size and first.rank is not None else ""
         when = datetime.fromtimestamp(first.time, UTC).isoformat(timespec="milliseconds")
-        parts = [f"{who}{of} failed first, on {first.host} at {when}: {first.error_type}: {first.message}"]
+        parts = [f"{who}{of} failed first: {first.error_type}: {first.message}", f"on {first.host} at {when}"]
         if self.hint:
             parts.append(f"What to do: {self.hint}")
         if self.shown:

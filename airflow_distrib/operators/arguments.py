@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_distrib.core.config import is_template
 from airflow_distrib.core.errors import ConfigError
+
+T = TypeVar("T")
 
 # Context values that are plain data. Everything else in Airflow's context talks to
 # Airflow, which a rank cannot.
@@ -126,6 +128,11 @@ def plain(value: Any) -> Any:
         if isinstance(value, Sequence) and not isinstance(value, str):  # results of mapped tasks
             return [plain(item) for item in value]
     return value
+
+
+def optional(check: Callable[[str, object], T], name: str, value: object) -> T | None:
+    """The normal form of an argument that may be None."""
+    return None if value is None else check(name, value)
 
 
 def ranks_of(given: object) -> list[int] | None:

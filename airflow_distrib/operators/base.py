@@ -20,9 +20,9 @@ from airflow_distrib.core.reference import JobRef
 from airflow_distrib.jobs.request import DEADLINE_MARGIN_SECONDS, JobRequest, digest
 from airflow_distrib.jobs.run import Attempt, JobRun
 from airflow_distrib.jobs.waiting import Ending, Waiting
-from airflow_distrib.links import JobLink, LogsLink
+from airflow_distrib.links import ConfiguredLinks
 from airflow_distrib.operators import launching, rendering, tries
-from airflow_distrib.operators.arguments import check_function, ranks_of
+from airflow_distrib.operators.arguments import check_function, optional, ranks_of
 from airflow_distrib.operators.configured import ConfiguredOperator
 from airflow_distrib.operators.connections import connection_of
 from airflow_distrib.operators.failures import ends_the_task
@@ -78,7 +78,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         "op_kwargs": "py",
     }
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
-    operator_extra_links = (JobLink(), LogsLink())
+    operator_extra_links = ConfiguredLinks()
     ui_color = "#e8e4f8"
 
     # Launchers of this operator, the preferred one first.
@@ -129,13 +129,11 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         self.op_kwargs = op_kwargs or {}
         self.deferrable = deferrable
         self.log_ranks = ranks_of(log_ranks)
-        self.result_path = None if result_path is None else configs.location("result_path", result_path)
-        self.python = None if python is None else configs.text("python", python)
+        self.result_path = optional(configs.location, "result_path", result_path)
+        self.python = optional(configs.text, "python", python)
         self.keep_job = configs.one_of(*KEEP_JOB)("keep_job", keep_job)
-        grace = termination_grace_seconds
-        self.termination_grace_seconds = (
-            None if grace is None else configs.seconds()("termination_grace_seconds", grace)
-        )
+        grace = optional(configs.seconds(), "termination_grace_seconds", termination_grace_seconds)
+        self.termination_grace_seconds = grace
         self.durable = durable
         self.job_ref: JobRef | None = None
         self._run: JobRun[Any] | None = None
@@ -146,10 +144,12 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         self._check_arguments()
         self.depend_on_references()
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
-        self.launcher = self._chosen(config).name
+        launcher = self._chosen(config)
+        self.launcher = launcher.name
+        self.template_fields = launching.fields_shown(self.template_fields, launcher, self._arguments())
         if isinstance(config, Config) and not self.unknown_fields(config):
             # Meets what only rendering finds, such as a missing image, when the DAG file is parsed.
-            launching.render(self._launcher_named(self.launcher), config, self._request(tries.identity(None, self)))
+            launching.render(launcher, config, self._request(tries.identity(None, self)))
 
     # ------------------------------------------------------------------ arguments
 

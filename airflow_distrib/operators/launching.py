@@ -48,6 +48,11 @@ def with_parameters(init: Callable[..., None], names: Iterable[str]) -> Callable
     return init_with_parameters
 
 
+def fields_shown(fields: Iterable[str], launcher: AnyLauncher, arguments: Mapping[str, object]) -> tuple[str, ...]:
+    """Template fields without other launchers' arguments, such as connections to clusters that a job does not use."""
+    return tuple(each for each in fields if arguments.get(each, each) is not None or each in launcher.takes)
+
+
 def checked(argument: Argument, value: object) -> object:
     """The normal form of a value; what only gets its value at run time stays."""
     if value is None or (argument.templated and configs.is_template(value)):

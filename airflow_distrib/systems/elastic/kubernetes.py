@@ -49,7 +49,16 @@ def kubernetes(config: Elastic, request: JobRequest) -> KubernetesSubmission:
     config = config.with_environment({**nccl_environment(config), **_torchrun_environment(config, request)})
     if config.max_nodes == 1:
         return _pod(config, Job(POD, request))
-    return _pytorchjob(config, Job(PYTORCHJOB, request))
+    try:
+        return _pytorchjob(config, Job(PYTORCHJOB, request))
+    except ConfigError as error:
+        if error.field != "image":
+            raise
+        raise ConfigError(
+            "image",
+            f"is required because nnodes={config.nnodes!r} is several nodes, which run on Kubernetes; for nodes of a "
+            "Slurm set slurm=Slurm(...), and to run all of them on the Airflow worker launcher='local'",
+        ) from None
 
 
 def config_of_manifest(own: Object) -> Mapping[str, object]:

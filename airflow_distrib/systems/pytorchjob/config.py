@@ -28,10 +28,10 @@ class PyTorchJob(ClusterConfig):
     worker: Replica | Mapping[str, object] | None = None
     num_workers: int | str | None = None
 
-    elsewhere: ClassVar[Mapping[str, str]] = {
-        name: "each replica is one rank; write worker=Replica(replicas=...), or use Elastic for several on each node"
-        for name in ("nprocs", "nproc_per_node", "nnodes")
-    }
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("nprocs", "nproc_per_node", "nnodes"),
+        "each replica is one rank; write worker=Replica(replicas=...), or use Elastic for several on each node",
+    )
     checks: ClassVar[Mapping[str, Check]] = {
         **ClusterConfig.checks,
         "master": config.of(Replica),
