@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG
 from airflow.sdk.types import TaskInstanceKey
 
-from airflow_distrib import ElasticOperator
+from airflow_distrib import ElasticOperator, elastic_task
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.links import JobLink
 
@@ -46,7 +46,7 @@ def test_operators_have_only_the_links_whose_address_is_known(monkeypatch: pytes
     """Airflow stores an XCom for each link of each try, also for those that lead nowhere."""
     operator = ElasticOperator(task_id="t", python_callable=print)
     with DAG("d", schedule=None) as dag:
-        task.elastic(lambda x: x, task_id="mapped").expand(x=[1])
+        elastic_task(task_id="mapped")(lambda x: x).expand(x=[1])
     assert list(operator.operator_extra_links) == []
     assert list(ElasticOperator.operator_extra_links) == []
     assert list(dag.get_task("mapped").operator_extra_links) == []

@@ -30,7 +30,7 @@ class _FunctionOperator(DecoratedOperator):
         super().__init__(kwargs_to_upstream=call, **call, **kwargs)
 
 
-class _DecoratedFunction(_TaskDecorator):  # type: ignore[misc, type-arg] # Airflow's own
+class _DecoratedFunction(_TaskDecorator):  # type: ignore[type-arg] # Airflow's own
     """As Airflow's; but an error of a call is raised on the call's line."""
 
     __call__ = raises_at_caller(_TaskDecorator.__call__)
@@ -105,7 +105,7 @@ class TaskDecorator(Generic[ConfigT]):
         naming.check(self.decorated, of_tasks)
 
         def decorate(function: Callable[..., object]) -> Any:
-            inferred = {} if multiple is None else {"multiple_outputs": multiple}
+            inferred: dict[str, Any] = {} if multiple is None else {"multiple_outputs": multiple}
             return _DecoratedFunction(function, self.decorated, kwargs=dict(arguments), **inferred)
 
         return decorate(function) if function else decorate

@@ -11,6 +11,7 @@ from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_distrib.core.config import is_template
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.names import did_you_mean
 
 T = TypeVar("T")
 
@@ -140,5 +141,8 @@ def ranks_of(given: object) -> list[int] | None:
     if given == "all":
         return None
     if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
-        raise ConfigError("log_ranks", f'must be a list of numbers such as [0, 1], or "all"; got {given!r}')
+        raise ConfigError(
+            "log_ranks",
+            f'must be a list of numbers such as [0, 1], or "all"; got {given!r}{did_you_mean(given, ["all"])}',
+        )
     return list(given)

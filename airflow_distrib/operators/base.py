@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -144,12 +145,12 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         self._check_arguments()
         self.depend_on_references()
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
-        launcher = self._chosen(config)
-        self.launcher = launcher.name
-        self.template_fields = launching.fields_shown(self.template_fields, launcher, self._arguments())
+        chosen = self._chosen(config)
+        self.launcher = chosen.name
+        self.template_fields = launching.fields_shown(self.template_fields, chosen, self._arguments())
         if isinstance(config, Config) and not self.unknown_fields(config):
             # Meets what only rendering finds, such as a missing image, when the DAG file is parsed.
-            launching.render(launcher, config, self._request(tries.identity(None, self)))
+            launching.render(chosen, config, self._request(tries.identity(None, self)))
 
     # ------------------------------------------------------------------ arguments
 
@@ -242,12 +243,9 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         if self.python_callable is not None:
             shown["function"] = getattr(self.python_callable, "__qualname__", str(self.python_callable))
         launcher, request = self._launcher_named(self.launcher), self._request(identity)
-        return rendering.readable(shown) | rendering.job(
-            self.unknown_fields(config),
-            config,
-            lambda each: launching.render(launcher, each, request),
-            self._arguments(),
-        )
+        job = functools.partial(launching.render, launcher, request=request)
+        known = rendering.job(self.unknown_fields(config), config, job, self._arguments())
+        return {**rendering.readable(shown), **known}
 
     def spec_hash(self, config: object) -> str:
         """Digest of what is wanted, the same for every try that wants the same."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from airflow_distrib.core.errors import DistribError
 
@@ -26,25 +26,25 @@ def ends_the_task(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenat
     """
 
     @functools.wraps(method)
-    def run(self: S, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(self, *args, **kwargs)
-        except DistribError as error:
+        except (DistribError, AirflowTaskTimeout) as error:
             log.debug("where the error below comes from", exc_info=True)
             raise as_airflow(error).with_traceback(None) from None
 
     return run
 
 
-def as_airflow(error: DistribError) -> DistribError:
+def as_airflow(error: BaseException) -> BaseException:
     """The same error; a permanent one also as the AirflowFailException that ends a task whatever its retries."""
-    if not error.permanent or isinstance(error, AirflowFailException):
+    if not isinstance(error, DistribError) or not error.permanent or isinstance(error, AirflowFailException):
         return error
     return _permanent(type(error), error.args, vars(error))
 
 
 def _permanent(kind: type[DistribError], args: tuple[object, ...], fields: dict[str, Any]) -> DistribError:
-    both = _permanent_kind(kind)
+    both = _permanent_kind(kind)  # type: ignore[arg-type] # classes can be hashed
     found = both.__new__(both, *args)
     vars(found).update(fields)
     return found

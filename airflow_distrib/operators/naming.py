@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.bases.operator import BaseOperatorMeta
 from airflow.sdk.definitions._internal.contextmanager import DagContext, TaskGroupContext
 
 from airflow_distrib.core import names
@@ -15,17 +16,17 @@ from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
 
 
-class NamesTheTask(type(BaseOperator)):  # type: ignore[misc] # Airflow's own metaclass
+class NamesTheTask(BaseOperatorMeta):
     """Errors of a new operator say whose they are, and where in the user's file."""
 
     @property
-    def __signature__(cls) -> inspect.Signature:
+    def __signature__(self) -> inspect.Signature:
         """That of ``__init__``, which Python would look for in ``__call__`` below."""
-        signature = inspect.signature(cls.__init__)
+        signature = inspect.signature(self.__init__)  # type: ignore[misc] # of this very class
         return signature.replace(parameters=[*signature.parameters.values()][1:])
 
     @raises_at_caller
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return super().__call__(*args, **kwargs)
         except ConfigError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib import ConfigError, ElasticOperator, MPIJob, PyTorchJobOperator, Replica, Slurm
+from airflow_distrib import ConfigError, Elastic, ElasticOperator, MPIJob, PyTorchJobOperator, Replica, Slurm
 from airflow_distrib.catalogue import ENTRIES, load
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.operators.launching import LIMITED
@@ -160,7 +160,7 @@ def test_arguments_of_launchers_are_none_when_they_are_not_set(operator: Operato
 
 def test_a_task_shows_only_the_connections_that_its_job_uses() -> None:
     """The page of a local task does not name clusters, unless the user has named one."""
-    job = {"task_id": "t", "python_callable": print}
+    job: dict[str, Any] = {"task_id": "t", "python_callable": print}
     local = ElasticOperator(**job)
     assert set(local.template_fields) == {"task_config", "task_config_overrides", "op_args", "op_kwargs", "result_path"}
     on_slurm = set(ElasticOperator(**job, ssh_conn_id="hpc").template_fields)
@@ -182,6 +182,9 @@ def test_several_nodes_without_a_cluster_say_what_an_image_is_for() -> None:
     [
         (lambda: ElasticOperator(task_id="t", python_callable=print, launcher="Local"), "local"),
         (lambda: ElasticOperator(task_id="t", python_callable=print, keep_job="Always"), "always"),
+        (lambda: ElasticOperator(task_id="t", python_callable=print, log_ranks="ALL"), "all"),
+        (lambda: Elastic(nproc_per_node="GPU"), "gpu"),
+        (lambda: Slurm(exclusive="User"), "user"),
         (lambda: Replica(restart_policy="onfailure"), "OnFailure"),
         (lambda: MPIJob(implementation="openmpi"), "OpenMPI"),
         (lambda: ElasticOperator(task_id="t", task_config={"start_method": "Spawn"}), "spawn"),

@@ -24,6 +24,7 @@ from airflow_distrib import (
     SlurmOperator,
     SlurmScriptOperator,
     catalogue,
+    elastic_task,
 )
 from airflow_distrib.core import names
 from airflow_distrib.core.errors import ConfigError
@@ -173,7 +174,7 @@ def test_a_task_without_resources_warns_of_nothing() -> None:
 
 def decorated_call() -> None:
     """Call a decorated function whose arguments do not fit."""
-    task.elastic(Elastic(), keep_job="on_failure")(train)()
+    elastic_task(Elastic(), keep_job="on_failure")(train)()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def decorated_call() -> None:
         lambda: Elastic.from_mapping({"nnodes": 0}),
         lambda: ElasticOperator(task_id="t", python_callable=train, log_ranks="some"),
         lambda: ElasticOperator.partial(task_id="t", python_callable=train, task_config={"nnodes": 0}),
-        lambda: task.elastic({"nnodes": 0}),
+        lambda: elastic_task({"nnodes": 0}),
         decorated_call,
     ],
 )

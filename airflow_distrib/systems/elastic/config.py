@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from airflow_distrib.core import config
+from airflow_distrib.core import config, names
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
@@ -56,8 +56,9 @@ def _processes(name: str, value: object) -> int | str:
     try:
         return config.whole(1)(name, value)
     except ConfigError:
+        hint = names.did_you_mean(value, ("auto", "gpu", "cpu"))
         raise ConfigError(
-            name, f"must be a whole number, at least 1, or 'auto', 'gpu' or 'cpu'; got {value!r}"
+            name, f"must be a whole number, at least 1, or 'auto', 'gpu' or 'cpu'; got {value!r}{hint}"
         ) from None
 
 
