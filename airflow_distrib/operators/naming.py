@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -43,15 +44,16 @@ def _task(arguments: Mapping[str, Any]) -> str:
     return f"task {task_id!r}" + (f" of DAG {dag.dag_id!r}" if dag else "")
 
 
-def arguments_of(operator: type[BaseOperator]) -> set[str]:
-    """Names of all arguments of an operator, Airflow's own among them."""
-    return {
+@functools.cache
+def arguments_of(operator: Any) -> frozenset[str]:
+    """Names of all arguments of an operator's class, Airflow's own among them."""
+    return frozenset(
         each.name
         for kind in operator.__mro__
         if issubclass(kind, BaseOperator)
         for each in inspect.signature(kind.__init__).parameters.values()
         if each.kind is each.KEYWORD_ONLY
-    }
+    )
 
 
 def check(operator: Any, given: Mapping[str, object]) -> None:
@@ -66,9 +68,8 @@ def check(operator: Any, given: Mapping[str, object]) -> None:
     known = arguments_of(operator)
     config = operator.config_type
     for name in given:
-        if name in known or name.startswith("_"):
-            continue
-        raise ConfigError(name, _about(operator, name, known))
+        if name not in known and not name.startswith("_"):
+            raise ConfigError(name, _about(operator, name, known))
     if given.get("resources") is not None:
         places = [place for name in config.sizes for place in _places(config, name)]
         warn(
@@ -77,11 +78,12 @@ def check(operator: Any, given: Mapping[str, object]) -> None:
         )
 
 
-def _about(operator: Any, name: str, known: set[str]) -> str:
+def _about(operator: Any, name: str, known: frozenset[str]) -> str:
     """What is wrong with an argument that an operator does not have."""
     config = operator.config_type
     if name in names.fields_of(config) or name in config.renamed:
-        return f"is a field of {config.__name__}; write {_with_config(operator, f'{name}=...')}"
+        place = f"{config.renamed.get(name, name)}=..."
+        return f"is a field of {config.__name__}; write {_with_config(operator, place)}"
     for kind in (config, *_configs_of(operator).values()):
         if name in kind.elsewhere:
             return str(kind.elsewhere[name])
