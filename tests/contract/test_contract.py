@@ -231,7 +231,7 @@ def test_a_common_option_that_a_kind_cannot_honour_is_refused(name: str, option:
     operator, arguments = SAMPLES[name]
     outer, _, inner = option.partition(".")
     value = {inner: VALUES[option]} if inner else VALUES[option]
-    with pytest.raises(ConfigError, match=f"^{option}: "):
+    with pytest.raises(ConfigError, match=rf"task_config\.{option}: "):
         operator(**{**arguments, "task_config": {**arguments["task_config"], outer: value}})
 
 
