@@ -144,7 +144,7 @@ def test_the_old_name_of_kueues_queue_warns_and_still_works() -> None:
             lambda **given: PyTorchJobOperator(
                 task_id="t", python_callable=train, task_config={"worker": {"replicas": 1}}, launcher="local", **given
             ),
-            "Replica(requests=...)",
+            "PyTorchJob(requests=..., limits=...)",
         ),
         (lambda **given: SlurmOperator(task_id="t", python_callable=train, **given), "cpus_per_task=..., mem=..."),
         (lambda **given: SlurmScriptOperator(task_id="t", script_path="/s", **given), "Sbatch(nodes=..."),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from airflow_distrib.core import config
+from airflow_distrib.core import callers, config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import PREFIX
@@ -245,7 +244,7 @@ class ClusterConfig(Config):
     }
 
     # Deprecated fields, with the dotted names of those that take their values.
-    renamed: ClassVar[Mapping[str, str]] = {"increase_shared_mem": "shared_memory"}
+    deprecated: ClassVar[Mapping[str, str]] = {"increase_shared_mem": "shared_memory"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -261,12 +260,11 @@ class ClusterConfig(Config):
         self.check_roles()
 
     def _accept_deprecated(self) -> None:
-        for old, new in self.renamed.items():
+        for old, new in self.deprecated.items():
             value = getattr(self, old)
             if value is None:
                 continue
-            # The user's line is above this one, __post_init__ and __init__.
-            warnings.warn(f"{type(self).__name__}.{old} is deprecated; use {new}", DeprecationWarning, stacklevel=4)
+            callers.warn(f"{type(self).__name__}.{old} is deprecated; use {new}", DeprecationWarning)
             outer, _, inner = new.partition(".")
             current = getattr(self, outer)
             if current is not None and (not inner or not isinstance(current, Replica) or current.replicas is not None):

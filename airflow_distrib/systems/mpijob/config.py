@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from airflow_distrib.core import callers, config
+from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
@@ -85,8 +85,8 @@ class MPIJob(ClusterConfig):
         "num_launcher_replicas": config.whole(1, 1),
     }
 
-    renamed: ClassVar[Mapping[str, str]] = {
-        **ClusterConfig.renamed,
+    deprecated: ClassVar[Mapping[str, str]] = {
+        **ClusterConfig.deprecated,
         "num_workers": "worker.replicas",
         "num_launcher_replicas": "launcher.replicas",
     }

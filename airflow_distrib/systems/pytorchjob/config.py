@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from airflow_distrib.core import callers, config
+from airflow_distrib.core import config
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
@@ -39,7 +39,7 @@ class PyTorchJob(ClusterConfig):
         "num_workers": config.whole(0),
     }
 
-    renamed: ClassVar[Mapping[str, str]] = {**ClusterConfig.renamed, "num_workers": "worker.replicas"}
+    deprecated: ClassVar[Mapping[str, str]] = {**ClusterConfig.deprecated, "num_workers": "worker.replicas"}
 
     def check_roles(self) -> None:
         worker = self.worker
