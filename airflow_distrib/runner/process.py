@@ -29,6 +29,14 @@ def die_with(parent: int) -> None:
         os._exit(128 + signal.SIGKILL)
 
 
+def restore_signals() -> None:
+    """Undo in a forked process what its parent does with signals."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def signal_name(number: int) -> str:
     """``SIGKILL`` for 9."""
     try:

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from airflow_distrib.core import config, names
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.runner import spec as specs
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
 from airflow_distrib.systems.kubernetes.resources import RestartPolicy
 
@@ -89,9 +90,10 @@ class Elastic(ClusterConfig):
             and shrink.
         nproc_per_node: ranks on each node: a number, "gpu" (one per GPU), "cpu" (one per
             core) or "auto" (GPUs if there are any, otherwise cores).
-        start_method: "spawn" starts each rank in a fresh interpreter; "fork" copies the
-            agent, which is faster, but the agent must not have used a GPU.
-        monitor_interval: seconds between checks of the ranks.
+        start_method: "spawn" starts each rank in a fresh interpreter; "fork" copies a process
+            that has imported torch and loaded the function, with what its module imports. That
+            is faster, but these imports must not use a GPU or start threads.
+        monitor_interval: seconds between the agent's checks of the ranks.
         max_restarts: how often all ranks are restarted after one has failed; 0 as in torchrun.
         rdzv_backend: "c10d" needs no server; "static" is a fixed list of nodes.
         rdzv_endpoint: "host:port" of the rendezvous; None picks a free port, and on
@@ -160,9 +162,15 @@ class Elastic(ClusterConfig):
         return int(str(self.nnodes).rpartition(":")[2])
 
     @property
-    def calls_directly(self) -> bool:
-        """Whether there is only one rank, never restarted, which needs no agent and no torch."""
-        return self.max_nodes == 1 and self.nproc_per_node == 1 and self.max_restarts == 0
+    def mode(self) -> str:
+        """Who starts the ranks.
+
+        Torch's agent costs seconds, so it is for those who need it: several nodes, restarts,
+        or several ranks for which a rendezvous is asked for.
+        """
+        asked = bool(self.rdzv_endpoint or self.rdzv_configs or self.rdzv_backend != "c10d")
+        several = self.max_nodes > 1 or int(self.max_restarts) > 0
+        return specs.ELASTIC if several or (asked and self.nproc_per_node != 1) else specs.RANKS
 
     def with_environment(self, defaults: Mapping[str, str]) -> Self:
         """A copy with these variables in ``env``, unless it sets them itself."""

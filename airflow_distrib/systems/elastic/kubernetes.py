@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.request import JobRequest
-from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
 from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.elastic.local import cluster_fields, elastic_spec, nccl_environment
@@ -94,11 +93,9 @@ def _replica(config: Elastic) -> Replica:
 def _files(config: Elastic, job: Job) -> dict[str, Spec]:
     if not job.runs_function:
         return {}
-    if config.calls_directly:
-        return {manifest.SPEC: job.spec()}
     endpoint = config.rdzv_endpoint or (f"{job.name}-worker-0:{PORT}" if config.max_nodes > 1 else "localhost:0")
     agent = elastic_spec(config, job.name)._replace(rdzv_endpoint=endpoint)
-    return {manifest.SPEC: job.spec(specs.ELASTIC)._replace(elastic=agent)}
+    return {manifest.SPEC: job.spec(config.mode)._replace(elastic=agent)}
 
 
 def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:

@@ -196,12 +196,18 @@ class FunctionBody:
 
 
 def of_function(
-    config: Slurm, request: JobRequest, *, agent: ElasticSpec | None = None, defaults: Mapping[str, str] | None = None
+    config: Slurm,
+    request: JobRequest,
+    *,
+    mode: str = specs.ENVIRONMENT,
+    elastic: ElasticSpec | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> SlurmSubmission:
     """A function on every task.
 
     Args:
-        agent: torch's agent on every node, which starts the ranks itself.
+        mode: of the runner, which may start several ranks itself.
+        elastic: what torchrun would be told.
 
     Raises:
         ConfigError: options that exclude each other.
@@ -212,8 +218,8 @@ def of_function(
         "payload_sha256": hashlib.sha256(request.payload or b"").hexdigest(),
         **request.options(),
     }
-    spec = Spec(specs.ENVIRONMENT if agent is None else specs.ELASTIC, "", elastic=agent, **values)
-    arguments = () if agent is None else ("--ntasks-per-node=1",)
+    spec = Spec(mode, "", elastic=elastic, **values)
+    arguments = ("--ntasks-per-node=1",) if mode == specs.ELASTIC else ()
     body = FunctionBody(spec, request.python or "python3", arguments, defaults or {})
     return submission(config, request, body)
 

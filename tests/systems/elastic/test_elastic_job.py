@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import tempfile
 import venv
@@ -23,6 +24,16 @@ from airflow_distrib.systems.local.plan import LocalPlan
 from local_jobs import Ended, run
 
 IDENTITY = JobIdentity("dag", "run", "task", -1, 1)
+
+# Every way in which ranks of one node are started: by torch's agent, which a rendezvous asks for, or without it.
+AGENT: dict[str, Any] = {"rdzv_configs": {"timeout": 60}}
+WAYS = {
+    "spawned": {"start_method": "spawn"},
+    "forked": {"start_method": "fork"},
+    "spawned by the agent": {"start_method": "spawn", **AGENT},
+    "forked by the agent": {"start_method": "fork", **AGENT},
+}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 def plan(config: Elastic) -> LocalPlan:
@@ -55,21 +66,91 @@ def describe() -> dict[str, Any]:
     total = torch.ones(1)
     dist.all_reduce(total)
     dist.destroy_process_group()
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID")
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID")
     print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"])
-    return {"sum": total.item(), **{name: os.environ.get(name) for name in names}}
+    return {"sum": total.item(), "threads": torch.get_num_threads(), **{name: os.environ.get(name) for name in names}}
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "fork"])
-async def test_ranks_run_and_rank_zero_returns(start_method: str) -> None:
+@each_way
+async def test_ranks_run_and_rank_zero_returns(way: dict[str, Any]) -> None:
     """Ranks that are spawned or forked reach each other, at a rendezvous that no other try shares."""
-    ended = await elastic(describe, start_method=start_method)
+    ended = await elastic(describe, **way)
     assert ended.code == 0
     seen = json.loads(ended.outcomes[0].result or "")
     assert seen["sum"] == 2.0
-    assert (seen["WORLD_SIZE"], seen["OMP_NUM_THREADS"]) == ("2", "1")
+    assert seen["WORLD_SIZE"] == "2"
     assert seen["TORCHELASTIC_RUN_ID"] == IDENTITY.name()
     assert sorted(line.text for line in ended.lines if line.rank is not None) == ["rank 0 of 2", "rank 1 of 2"]
+
+
+@each_way
+async def test_the_number_of_threads_has_an_effect_on_torch(way: dict[str, Any]) -> None:
+    """Forked ranks share an import of torch, which reads OMP_NUM_THREADS only once."""
+
+    def threads() -> int:
+        import torch
+
+        return torch.get_num_threads()
+
+    ours = await elastic(threads, **way)
+    assert ours.outcomes[0].result == "1"
+    chosen = await elastic(threads, **way, env={"OMP_NUM_THREADS": "2"})
+    # torch takes no more than there are cores.
+    assert chosen.outcomes[0].result == str(min(2, os.cpu_count() or 1))
+
+
+async def test_ranks_without_an_agent_have_the_environment_of_ranks_with_one() -> None:
+    """Libraries look at torchrun's variables to find out where they run."""
+
+    def variables() -> dict[str, str]:
+        import os
+
+        return dict(os.environ)
+
+    # Set by torch's agent for itself, or different in each job.
+    own = {"TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_USE_AGENT_STORE", "MASTER_ADDR", "MASTER_PORT"}
+    own |= {"AIRFLOW_DISTRIB_PARENT", "TORCHELASTIC_SIGNALS_TO_HANDLE"}
+    seen = [json.loads((await elastic(variables, **way)).outcomes[0].result or "") for way in WAYS.values()]
+    for each in seen:
+        assert each["MASTER_ADDR"]
+        assert int(each["MASTER_PORT"])
+    spawned, *others = [{name: value for name, value in each.items() if name not in own} for each in seen]
+    assert others == [spawned] * 3
+
+
+async def test_forked_ranks_share_what_the_functions_module_imported() -> None:
+    """That is what start_method="fork" is for; spawned ranks have nothing in common."""
+
+    class Where:
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            import os
+            import sys
+
+            self.pid, self.torch = os.getpid(), "torch" in sys.modules
+
+    def loaded_here(where: Where) -> list[bool]:
+        import os
+
+        return [os.getpid() == where.pid, where.torch]
+
+    where = Where()
+    where.pid = 0  # type: ignore[attr-defined] # a state, so that it is set on arrival
+    assert (await elastic(loaded_here, where, start_method="fork")).outcomes[0].result == "[false, true]"
+    assert (await elastic(loaded_here, where)).outcomes[0].result == "[true, false]"
+
+
+async def test_a_function_that_cannot_be_loaded_is_every_forked_ranks_failure() -> None:
+    """The process that loads it for all of them ends nobody, and the error is the one of a spawned rank."""
+
+    class Broken:
+        def __reduce__(self) -> Any:
+            return (exec, ("raise ImportError('no module of that name')",))
+
+    for method in ("spawn", "fork"):
+        ended = await elastic(print, Broken(), start_method=method)
+        assert ended.code == 1
+        assert "no module of that name" in ended.first.message
+        assert ended.first.rank in (0, 1)
 
 
 @pytest.mark.parametrize("backend", ["c10d", "static"])
@@ -113,7 +194,8 @@ async def test_the_last_restarts_failure_is_reported() -> None:
     assert ended.first.recoverable is True
 
 
-async def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
+@each_way
+async def test_a_killed_rank_is_named_before_the_peer_that_lost_it(way: dict[str, Any]) -> None:
     """Rank 0 complains about its connection before anybody notices the death of rank 1, which is the cause."""
 
     def lose_one() -> None:
@@ -129,7 +211,7 @@ async def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         dist.all_reduce(torch.ones(1))
 
-    ended = await elastic(lose_one)
+    ended = await elastic(lose_one, **way)
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.PROCESS_KILLED)
     assert "the last words" in ended.first.log_tail
 
@@ -178,13 +260,16 @@ async def test_nccl_settings_reach_the_ranks() -> None:
 
 async def test_missing_torch_is_an_error_that_tells_what_to_install(bare_python: str) -> None:
     """The interpreter of the ranks may not be the one that a user has looked at."""
-    ended = await run(describe, plan=plan(Elastic(nproc_per_node=2)), python=bare_python)
-    assert ended.first.error_type == "TorchNotInstalled"
-    assert "pip install 'airflow-distrib[torch]'" in ended.first.message
-    assert bare_python in ended.first.message
+    for fields in ({"nproc_per_node": 2, "max_restarts": 1}, {"nproc_per_node": "auto"}):
+        ended = await run(describe, plan=plan(Elastic(**fields)), python=bare_python)
+        assert ended.first.error_type == "TorchNotInstalled"
+        assert "pip install 'airflow-distrib[torch]'" in ended.first.message
+        assert bare_python in ended.first.message
 
 
-async def test_one_rank_needs_no_torch(bare_python: str) -> None:
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+@pytest.mark.parametrize("ranks", [1, 2])
+async def test_ranks_without_an_agent_need_no_torch(ranks: int, start_method: str, bare_python: str) -> None:
     """A function that uses no torch runs on a worker that has none."""
 
     def world() -> str:
@@ -192,8 +277,9 @@ async def test_one_rank_needs_no_torch(bare_python: str) -> None:
 
         return os.environ["WORLD_SIZE"]
 
-    ended = await run(world, plan=plan(Elastic()), python=bare_python)
-    assert ended.outcomes[0].result == '"1"'
+    config = Elastic(nproc_per_node=ranks, start_method=start_method, nccl_collective_timeout_sec=60)
+    ended = await run(world, plan=plan(config), python=bare_python)
+    assert ended.outcomes[0].result == f'"{ranks}"'
 
 
 async def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
@@ -205,9 +291,9 @@ async def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
     assert "Timeout" in ended.first.error_type
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "fork"])
-async def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it(start_method: str) -> None:
-    """The peer reports nothing either, but its output ends later."""
+@each_way
+async def test_a_rank_that_raised_is_named_before_the_peer_that_was_ended_for_it(way: dict[str, Any]) -> None:
+    """The peer that torch's agent ends reports nothing either, but its output ends later."""
 
     def fail_on_one() -> None:
         import os
@@ -217,13 +303,14 @@ async def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_
             raise ZeroDivisionError("no examples")
         time.sleep(60)
 
-    ended = await elastic(fail_on_one, start_method=start_method)
-    assert [(each.rank, each.error_type) for each in ended.outcomes] == [(1, "ZeroDivisionError")]
+    ended = await elastic(fail_on_one, **way)
+    failed = [each for each in ended.outcomes if each.kind != outcomes.TERMINATED]
+    assert [(each.rank, each.error_type) for each in failed] == [(1, "ZeroDivisionError")]
 
 
 async def test_no_file_remains_in_the_temporary_folder(tmp_path: Path) -> None:
     """The agent of torch makes folders for logs and errors, which would fill the disk of a worker."""
-    assert (await elastic(describe, env={"TMPDIR": str(tmp_path)})).code == 0
+    assert (await elastic(describe, **AGENT, env={"TMPDIR": str(tmp_path)})).code == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -288,12 +375,13 @@ async def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_na
             return
         time.sleep(600)
 
-    ended = await elastic(crash_later)
+    ended = await elastic(crash_later, **AGENT)
     assert ended.first.rank == 1
     assert "SIGSEGV" in ended.first.message
 
 
-async def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
+@each_way
+async def test_a_rank_that_vanishes_does_not_hang_the_job(way: dict[str, Any]) -> None:
     """The agent of torch itself would wait for the return value of such a rank for ever."""
 
     def vanish() -> None:
@@ -302,7 +390,7 @@ async def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
         if os.environ["RANK"] == "1":
             os._exit(0)
 
-    ended = await elastic(vanish)
+    ended = await elastic(vanish, **way)
     assert ended.code != 0
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
 
@@ -325,5 +413,5 @@ async def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp
         time.sleep(0.5)
         raise ValueError("the cause")
 
-    ended = await elastic(redirect, env={"MARKER": str(tmp_path / "marker")})
+    ended = await elastic(redirect, **AGENT, env={"MARKER": str(tmp_path / "marker")})
     assert (ended.first.rank, ended.first.message) == (1, "the cause")
