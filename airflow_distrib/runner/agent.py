@@ -128,6 +128,7 @@ def worker(spec: Spec, node: int, agent: int) -> None:
     """Entry of every rank; torch calls it in a process of its own, so it must be importable."""
     process.die_with(agent)
     process.restore_signals()
+    process.keep_pipes()
     place = rank.from_env(os.environ)
     restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     streams.redirect_output(streams.pipe_path(spec.directory, node, place.local_rank), place.rank, restart)

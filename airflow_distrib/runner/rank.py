@@ -154,10 +154,11 @@ def torchrun_variables(elastic: ElasticSpec, rank: int, count: int, environment:
 
 def meeting_here(environment: Mapping[str, str]) -> Dict[str, str]:
     """Where ranks of this machine meet, unless their launcher says so already."""
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), **environment}
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **environment}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody uses now."""
     with socket.socket() as probe:
         # Of all interfaces, as torch will bind it.
         probe.bind(("", 0))

@@ -26,6 +26,9 @@ TAIL_LINES = 30
 _AFTER_EXIT_SECONDS = 0.3
 _LAST_READS = 64
 
+# Python's resource trackers outlive their process by a moment, to remove its semaphores.
+_LAST_MOMENT_SECONDS = 0.4
+
 # How much earlier than a signal of our own a rank may end by it.
 _SAME_SIGNAL_SECONDS = 2.0
 
@@ -92,6 +95,8 @@ class Supervisor:
     def run(self) -> int:
         """Start everything, wait for its end, leave the outcomes; returns the exit status."""
         self._listen_to_signals()
+        if self.spec.lifeline:
+            process.adopt_orphans()
         self._start()
         while any(child.output is not None or child.code is None for child in self.children):
             self._turn()
@@ -100,10 +105,10 @@ class Supervisor:
             time.sleep(0.3)
         # One that arrived during the last turn counts as well.
         self._take_signals()
+        if self.spec.lifeline:
+            process.end_descendants(_LAST_MOMENT_SECONDS)
         if self._orphaned:
-            # Nobody is left to do it, and nobody to read outcomes. The resource trackers of
-            # Python's multiprocessing need a moment to remove semaphores.
-            time.sleep(0.4)
+            # Nobody is left to do it, and nobody to read outcomes.
             shutil.rmtree(self.spec.directory, ignore_errors=True)
             os.killpg(os.getpgrp(), signal.SIGKILL)
         self._leave_outcomes()
@@ -133,10 +138,16 @@ class Supervisor:
             yield Child(None, Process([*spec.command, *exports, *spec.program], base))
         elif spec.mode == specs.ENVIRONMENT:
             place = rank.from_env(base)
-            env = rank.meeting_here(base) if place.world_size == 1 else base
-            yield Child(place.rank, Process(self._runner("--rank"), env))
+            yield Child(place.rank, Process(self._runner("--rank"), {**self._meeting(place, base), **base}))
         else:
             yield from self._of_this_machine(base)
+
+    def _meeting(self, place: rank.Rank, base: Dict[str, str]) -> Dict[str, str]:
+        """Where the rank meets the others; most launchers say so themselves."""
+        if place.world_size == 1:
+            return rank.meeting_here(base)
+        asks = self.spec.reports and "MASTER_ADDR" not in base
+        return collector.meeting_point(place, self.spec.token, base) if asks else {}
 
     def _of_this_machine(self, base: Dict[str, str]) -> Iterator[Child]:
         """Agents or ranks whose number follows from the spec and this machine."""
@@ -251,6 +262,7 @@ class Supervisor:
                     self._end_others()
             if child.output is not None and child.ended_at is not None and now - child.ended_at > _AFTER_EXIT_SECONDS:
                 self._stop_listening(child)
+        process.reap_orphans({child.process.pid for child in self.children})
         if self._kill_at is not None and now > self._kill_at:
             for child in self.children:
                 child.end(signal.SIGKILL)

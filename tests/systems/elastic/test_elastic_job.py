@@ -395,6 +395,48 @@ async def test_a_rank_that_vanishes_does_not_hang_the_job(way: dict[str, Any]) -
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
 
 
+@each_way
+@pytest.mark.parametrize("end", ["return", "raise", "SIGKILL"])
+async def test_what_a_rank_leaves_in_the_background_does_not_hold_the_job(
+    way: dict[str, Any], end: str, tmp_path: Path
+) -> None:
+    """A program or a forked child that outlives its rank inherits nothing by which the rank is watched."""
+
+    def leave(end: str) -> None:
+        import os
+        import signal
+        import time
+
+        late = os.path.join(os.environ["MARKERS"], "late")
+        os.system(f"(sleep 30; touch {late}) &")  # noqa: S605 - a path of this test
+        if os.fork() == 0:
+            time.sleep(30)
+            open(late, "w").close()
+            os._exit(0)
+        if end == "SIGKILL":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if end == "raise":
+            raise ValueError("no such column")
+
+    ended = await elastic(leave, end, **way, env={"MARKERS": str(tmp_path)})
+    assert not (tmp_path / "late").exists()
+    assert (ended.code == 0) == (end == "return")
+    expected = {"raise": "ValueError", "SIGKILL": outcomes.PROCESS_KILLED}
+    assert end == "return" or ended.first.error_type == expected[end]
+
+
+async def test_a_flood_that_a_rank_of_the_agent_leaves_does_not_hold_the_job() -> None:
+    """The agent reads only so much of what is written after the end."""
+
+    def leave_a_flood() -> None:
+        import subprocess
+
+        subprocess.Popen(["yes", "flood"])
+
+    ended = await run(leave_a_flood, plan=plan(Elastic(nproc_per_node=2, **AGENT)), log_ranks=[])
+    assert ended.code == 0
+
+
 async def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp_path: Path) -> None:
     """Only the end of its process is the end of a rank."""
 

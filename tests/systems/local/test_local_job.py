@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,9 +22,10 @@ from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner import process
 from airflow_distrib.runner import spec as specs
+from airflow_distrib.runner.lines import RankLine
 from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.elastic.local import local as elastic_plan
-from airflow_distrib.systems.local.job import port_for
+from airflow_distrib.systems.local.job import LocalJob, port_for
 from airflow_distrib.systems.local.jobs import NAME, LocalJobs
 from airflow_distrib.systems.local.plan import LocalPlan
 from local_jobs import ONE, run
@@ -208,6 +211,90 @@ async def test_children_that_outlive_their_rank_are_killed() -> None:
     ended = await run(leave_a_child, plan=ONE)
     pid = int(ended.outcomes[0].result or 0)
     assert not Path(f"/proc/{pid}").exists() or process.start_time(pid) is None
+
+
+@pytest.mark.parametrize("end", ["success", "failure", "stop"])
+@pytest.mark.parametrize("way", [{}, {"start_method": "fork"}, {"max_restarts": 1}], ids=["spawned", "forked", "agent"])
+async def test_nothing_runs_on_even_in_sessions_of_its_own(way: dict[str, Any], end: str, tmp_path: Path) -> None:
+    """Daemons leave the process group, and would go on using the memory and the GPUs of the next try."""
+
+    def leave(end: str) -> None:
+        import subprocess
+        import time
+
+        code = "import os, sys; open(sys.argv[1] + str(os.getpid()), 'w'); os.execlp('sleep', 'sleep', '600')"
+        folder = os.environ["PIDS"] + "/"
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.Popen([sys.executable, "-c", code, folder], start_new_session=True, **quiet)
+        subprocess.Popen([sys.executable, "-c", code, folder])
+        if os.fork() == 0:
+            # A daemon, as the textbooks make one.
+            os.setsid()
+            if os.fork() == 0:
+                os.execlp(sys.executable, sys.executable, "-c", code, folder)  # noqa: S606 - that is a daemon
+            os._exit(0)
+        while len(os.listdir(folder)) < 3:
+            time.sleep(0.01)
+        print("left", flush=True)
+        if end == "failure":
+            raise ValueError("no such column")
+        if end == "stop":
+            time.sleep(600)
+
+    plan = elastic_plan(Elastic(**way, env={"PIDS": str(tmp_path)}), REQUEST)
+    react = (lambda job, line: job.terminate() if line.text == "left" else None) if end == "stop" else None
+    ended = await run(leave, end, plan=plan, **({"react": react} if react else {}))
+    assert (ended.code == 0) == (end == "success")
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) >= 3
+    assert [pid for pid in pids if process.start_time(pid) is not None] == []
+
+
+async def test_a_job_that_cannot_be_ended_is_killed_with_its_sessions(tmp_path: Path) -> None:
+    """A supervisor that hangs is killed, and what it would have ended with it."""
+
+    def leave() -> None:
+        import subprocess
+        import time
+
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        print(child.pid, flush=True)
+        time.sleep(600)
+
+    left = []
+
+    def stop(job: LocalJob, line: RankLine) -> None:
+        left.append(int(line.text))
+        os.kill(job.pid, signal.SIGSTOP)
+        asyncio.get_running_loop().create_task(job.close())
+
+    with contextlib.suppress(FileNotFoundError):
+        await run(leave, plan=ONE, grace_seconds=0.1, react=stop)
+    assert [pid for pid in left if process.start_time(pid) is not None] == []
+    assert left
+
+
+async def test_adopted_processes_do_not_pile_up_while_the_job_runs() -> None:
+    """Orphans become children of the supervisor, and one that nobody waits for stays a zombie."""
+
+    def orphans() -> int:
+        import subprocess
+        import time
+
+        supervisor = os.getppid()
+        for _ in range(5):
+            subprocess.run(["sh", "-c", "sleep 0.05 &"], check=True)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            with open(f"/proc/{supervisor}/task/{supervisor}/children") as file:
+                found = file.read().split()
+            if found == [str(os.getpid())]:
+                return 0
+            time.sleep(0.05)
+        return len(found)
+
+    ended = await run(orphans, plan=ONE)
+    assert ended.outcomes[0].result == "0"
 
 
 async def test_a_child_that_holds_the_output_open_does_not_hold_the_job() -> None:
