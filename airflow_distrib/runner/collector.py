@@ -97,7 +97,8 @@ def send(outcome: Outcome, token: str, environment: Mapping[str, str]) -> bool:
 def meeting_point(place: rank.Rank, token: str, environment: Mapping[str, str]) -> Dict[str, str]:
     """MASTER_ADDR and MASTER_PORT as rank 0 has told them; none when the collector does not know in time."""
     answer = _ask({"token": token, "port": 0 if place.rank else rank.free_port()}, environment)
-    return dict(zip(("MASTER_ADDR", "MASTER_PORT"), answer.split()))
+    host, _, port = answer.partition(" ")
+    return {"MASTER_ADDR": host, "MASTER_PORT": port} if port else {}
 
 
 def _ask(question: Dict[str, Any], environment: Mapping[str, str]) -> str:

@@ -87,7 +87,7 @@ async def test_ranks_run_and_rank_zero_returns(way: dict[str, Any]) -> None:
 async def test_the_number_of_threads_has_an_effect_on_torch(way: dict[str, Any]) -> None:
     """Forked ranks share an import of torch, which reads OMP_NUM_THREADS only once."""
 
-    def threads() -> int:
+    def threads() -> Any:
         import torch
 
         return torch.get_num_threads()
@@ -134,7 +134,7 @@ async def test_forked_ranks_share_what_the_functions_module_imported() -> None:
         return [os.getpid() == where.pid, where.torch]
 
     where = Where()
-    where.pid = 0  # type: ignore[attr-defined] # a state, so that it is set on arrival
+    where.pid = 0  # a state, so that it is set on arrival
     assert (await elastic(loaded_here, where, start_method="fork")).outcomes[0].result == "[false, true]"
     assert (await elastic(loaded_here, where)).outcomes[0].result == "[true, false]"
 

@@ -224,8 +224,7 @@ async def test_nothing_runs_on_even_in_sessions_of_its_own(way: dict[str, Any], 
 
         code = "import os, sys; open(sys.argv[1] + str(os.getpid()), 'w'); os.execlp('sleep', 'sleep', '600')"
         folder = os.environ["PIDS"] + "/"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.Popen([sys.executable, "-c", code, folder], start_new_session=True, **quiet)
+        subprocess.Popen([sys.executable, "-c", code, folder], start_new_session=True)
         subprocess.Popen([sys.executable, "-c", code, folder])
         if os.fork() == 0:
             # A daemon, as the textbooks make one.
@@ -242,8 +241,12 @@ async def test_nothing_runs_on_even_in_sessions_of_its_own(way: dict[str, Any], 
             time.sleep(600)
 
     plan = elastic_plan(Elastic(**way, env={"PIDS": str(tmp_path)}), REQUEST)
-    react = (lambda job, line: job.terminate() if line.text == "left" else None) if end == "stop" else None
-    ended = await run(leave, end, plan=plan, **({"react": react} if react else {}))
+    ended = await run(
+        leave,
+        end,
+        plan=plan,
+        react=lambda job, line: job.terminate() if (line.text, end) == ("left", "stop") else None,
+    )
     assert (ended.code == 0) == (end == "success")
     pids = [int(path.name) for path in tmp_path.iterdir()]
     assert len(pids) >= 3
