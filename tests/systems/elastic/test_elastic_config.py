@@ -11,7 +11,10 @@ from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.kubernetes import kubernetes
 from airflow_distrib.systems.elastic.local import local
+from airflow_distrib.systems.elastic.slurm import slurm
+from airflow_distrib.systems.slurm.submission import FunctionBody
 
 REQUEST = JobRequest(identity=JobIdentity("dag", "run", "task", -1, 1))
 
@@ -87,6 +90,19 @@ def test_rendezvous_settings_are_merged_over_the_defaults() -> None:
 def test_one_node_without_restarts_or_a_rendezvous_needs_no_agent(fields: dict[str, Any], mode: str) -> None:
     """It starts sooner and works without torch, while what is asked for of torch's agent takes that agent."""
     assert local(Elastic(**fields), REQUEST).mode == mode
+
+
+@pytest.mark.parametrize(("fields", "mode"), [({}, specs.RANKS), ({"max_restarts": 1}, specs.ELASTIC)])
+def test_one_node_of_a_cluster_needs_an_agent_as_little_as_this_machine(fields: dict[str, Any], mode: str) -> None:
+    """The same config costs the same wherever it runs."""
+    config = Elastic(nproc_per_node=8, **fields)
+    pod = kubernetes(config.merged({"image": "me/x:1"}), REQUEST)
+    body = slurm(config, REQUEST).body
+    assert isinstance(body, FunctionBody)
+    for spec in (pod.specs["spec.json"], body.spec):
+        assert (spec.mode, spec.processes) == (mode, 1)
+        assert spec.elastic is not None
+        assert spec.elastic.nproc_per_node == 8
 
 
 def test_settings_of_an_agent_that_is_not_used_are_listed() -> None:
