@@ -8,42 +8,15 @@ import os
 import subprocess
 import tempfile
 import venv
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.errors import RecoverableError
 from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.elastic.local import local
-from airflow_distrib.systems.local.plan import LocalPlan
-from local_jobs import Ended, run
-
-IDENTITY = JobIdentity("dag", "run", "task", -1, 1)
-
-# Every way in which ranks of one node are started: by torch's agent, which a rendezvous asks for, or without it.
-AGENT: dict[str, Any] = {"rdzv_configs": {"timeout": 60}}
-WAYS = {
-    "spawned": {"start_method": "spawn"},
-    "forked": {"start_method": "fork"},
-    "spawned by the agent": {"start_method": "spawn", **AGENT},
-    "forked by the agent": {"start_method": "fork", **AGENT},
-}
-each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-
-
-def plan(config: Elastic) -> LocalPlan:
-    """Render for this machine."""
-    return local(config, JobRequest(identity=IDENTITY))
-
-
-async def elastic(function: Callable[..., Any], *args: Any, **fields: Any) -> Ended:
-    """Run a function under torchrun."""
-    return await run(function, *args, plan=plan(Elastic(**{"nproc_per_node": 2, **fields})))
+from local_jobs import AGENT, IDENTITY, each_way, elastic, plan, run
 
 
 @pytest.fixture
@@ -57,7 +30,6 @@ def bare_python(tmp_path: Path) -> str:
 
 def describe() -> dict[str, Any]:
     """What a rank sees; the sum shows that the ranks reach each other."""
-    import os
 
     import torch
     import torch.distributed as dist
@@ -83,76 +55,6 @@ async def test_ranks_run_and_rank_zero_returns(way: dict[str, Any]) -> None:
     assert sorted(line.text for line in ended.lines if line.rank is not None) == ["rank 0 of 2", "rank 1 of 2"]
 
 
-@each_way
-async def test_the_number_of_threads_has_an_effect_on_torch(way: dict[str, Any]) -> None:
-    """Forked ranks share an import of torch, which reads OMP_NUM_THREADS only once."""
-
-    def threads() -> Any:
-        import torch
-
-        return torch.get_num_threads()
-
-    ours = await elastic(threads, **way)
-    assert ours.outcomes[0].result == "1"
-    chosen = await elastic(threads, **way, env={"OMP_NUM_THREADS": "2"})
-    # torch takes no more than there are cores.
-    assert chosen.outcomes[0].result == str(min(2, os.cpu_count() or 1))
-
-
-async def test_ranks_without_an_agent_have_the_environment_of_ranks_with_one() -> None:
-    """Libraries look at torchrun's variables to find out where they run."""
-
-    def variables() -> dict[str, str]:
-        import os
-
-        return dict(os.environ)
-
-    # Set by torch's agent for itself, or different in each job.
-    own = {"TORCHELASTIC_ERROR_FILE", "TORCHELASTIC_USE_AGENT_STORE", "MASTER_ADDR", "MASTER_PORT"}
-    own |= {"AIRFLOW_DISTRIB_PARENT", "TORCHELASTIC_SIGNALS_TO_HANDLE"}
-    seen = [json.loads((await elastic(variables, **way)).outcomes[0].result or "") for way in WAYS.values()]
-    for each in seen:
-        assert each["MASTER_ADDR"]
-        assert int(each["MASTER_PORT"])
-    spawned, *others = [{name: value for name, value in each.items() if name not in own} for each in seen]
-    assert others == [spawned] * 3
-
-
-async def test_forked_ranks_share_what_the_functions_module_imported() -> None:
-    """That is what start_method="fork" is for; spawned ranks have nothing in common."""
-
-    class Where:
-        def __setstate__(self, state: dict[str, Any]) -> None:
-            import os
-            import sys
-
-            self.pid, self.torch = os.getpid(), "torch" in sys.modules
-
-    def loaded_here(where: Where) -> list[bool]:
-        import os
-
-        return [os.getpid() == where.pid, where.torch]
-
-    where = Where()
-    where.pid = 0  # a state, so that it is set on arrival
-    assert (await elastic(loaded_here, where, start_method="fork")).outcomes[0].result == "[false, true]"
-    assert (await elastic(loaded_here, where)).outcomes[0].result == "[true, false]"
-
-
-async def test_a_function_that_cannot_be_loaded_is_every_forked_ranks_failure() -> None:
-    """The process that loads it for all of them ends nobody, and the error is the one of a spawned rank."""
-
-    class Broken:
-        def __reduce__(self) -> Any:
-            return (exec, ("raise ImportError('no module of that name')",))
-
-    for method in ("spawn", "fork"):
-        ended = await elastic(print, Broken(), start_method=method)
-        assert ended.code == 1
-        assert "no module of that name" in ended.first.message
-        assert ended.first.rank in (0, 1)
-
-
 @pytest.mark.parametrize("backend", ["c10d", "static"])
 async def test_several_nodes_run_on_this_machine(backend: str) -> None:
     """A job of several nodes can be tried without a cluster, with one agent for each node."""
@@ -166,7 +68,6 @@ async def test_all_ranks_restart_after_one_failed() -> None:
     """A failure before the last restart is not a failure of the job."""
 
     def fail_first() -> int:
-        import os
 
         restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
         if restart == 0 and os.environ["RANK"] == "1":
@@ -184,7 +85,6 @@ async def test_the_last_restarts_failure_is_reported() -> None:
     """The task's error is what ended the job, with the flag for retries that the function set."""
 
     def fail() -> None:
-        import os
 
         raise RecoverableError(f"round {os.environ['TORCHELASTIC_RESTART_COUNT']}")
 
@@ -199,7 +99,6 @@ async def test_a_killed_rank_is_named_before_the_peer_that_lost_it(way: dict[str
     """Rank 0 complains about its connection before anybody notices the death of rank 1, which is the cause."""
 
     def lose_one() -> None:
-        import os
         import signal
 
         import torch
@@ -220,7 +119,6 @@ async def test_the_number_of_ranks_is_found_where_they_run() -> None:
     """The words "cpu" and "auto" mean the cores of the machine that runs the ranks."""
 
     def world() -> int:
-        import os
 
         return int(os.environ["WORLD_SIZE"]) - (os.cpu_count() or 1)
 
@@ -241,7 +139,6 @@ async def test_nccl_settings_reach_the_ranks() -> None:
     """They arrive as variables, and the timeout becomes the default of process groups."""
 
     def seen() -> dict[str, Any]:
-        import os
 
         from torch.distributed.distributed_c10d import _get_default_timeout
 
@@ -273,7 +170,6 @@ async def test_ranks_without_an_agent_need_no_torch(ranks: int, start_method: st
     """A function that uses no torch runs on a worker that has none."""
 
     def world() -> str:
-        import os
 
         return os.environ["WORLD_SIZE"]
 
@@ -296,7 +192,6 @@ async def test_a_rank_that_raised_is_named_before_the_peer_that_was_ended_for_it
     """The peer that torch's agent ends reports nothing either, but its output ends later."""
 
     def fail_on_one() -> None:
-        import os
         import time
 
         if os.environ["RANK"] == "1":
@@ -318,7 +213,6 @@ async def test_a_restart_of_one_node_keeps_the_result() -> None:
     """The agent of the other node does not count that restart, and its result still belongs to the job."""
 
     def fail_once() -> str:
-        import os
         import time
 
         failed, again = (os.path.join(os.environ["MARKERS"], name) for name in ("failed", "again"))
@@ -344,7 +238,6 @@ async def test_a_rank_killed_after_a_restart_is_named(tmp_path: Path) -> None:
     """The peer that lost its connection is not the cause, in any round."""
 
     def die_in_round_one() -> None:
-        import os
         import signal
         import time
 
@@ -365,7 +258,6 @@ async def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_na
     """Destructors of GPU libraries crash after the function has returned."""
 
     def crash_later() -> None:
-        import os
         import signal
         import threading
         import time
@@ -385,7 +277,6 @@ async def test_a_rank_that_vanishes_does_not_hang_the_job(way: dict[str, Any]) -
     """The agent of torch itself would wait for the return value of such a rank for ever."""
 
     def vanish() -> None:
-        import os
 
         if os.environ["RANK"] == "1":
             os._exit(0)
@@ -395,53 +286,10 @@ async def test_a_rank_that_vanishes_does_not_hang_the_job(way: dict[str, Any]) -
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
 
 
-@each_way
-@pytest.mark.parametrize("end", ["return", "raise", "SIGKILL"])
-async def test_what_a_rank_leaves_in_the_background_does_not_hold_the_job(
-    way: dict[str, Any], end: str, tmp_path: Path
-) -> None:
-    """A program or a forked child that outlives its rank inherits nothing by which the rank is watched."""
-
-    def leave(end: str) -> None:
-        import os
-        import signal
-        import time
-
-        late = os.path.join(os.environ["MARKERS"], "late")
-        os.system(f"(sleep 30; touch {late}) &")  # noqa: S605 - a path of this test
-        if os.fork() == 0:
-            time.sleep(30)
-            open(late, "w").close()
-            os._exit(0)
-        if end == "SIGKILL":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if end == "raise":
-            raise ValueError("no such column")
-
-    ended = await elastic(leave, end, **way, env={"MARKERS": str(tmp_path)})
-    assert not (tmp_path / "late").exists()
-    assert (ended.code == 0) == (end == "return")
-    expected = {"raise": "ValueError", "SIGKILL": outcomes.PROCESS_KILLED}
-    assert end == "return" or ended.first.error_type == expected[end]
-
-
-async def test_a_flood_that_a_rank_of_the_agent_leaves_does_not_hold_the_job() -> None:
-    """The agent reads only so much of what is written after the end."""
-
-    def leave_a_flood() -> None:
-        import subprocess
-
-        subprocess.Popen(["yes", "flood"])
-
-    ended = await run(leave_a_flood, plan=plan(Elastic(nproc_per_node=2, **AGENT)), log_ranks=[])
-    assert ended.code == 0
-
-
 async def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp_path: Path) -> None:
     """Only the end of its process is the end of a rank."""
 
     def redirect() -> None:
-        import os
         import time
 
         if os.environ["RANK"] == "0":
