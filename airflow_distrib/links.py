@@ -19,12 +19,17 @@ class _TemplateLink(BaseOperatorLink):
 
     option: ClassVar[str]
 
+    @property
+    def template(self) -> str:
+        """The user's template; empty without one."""
+        return str(conf.get("airflow_distrib", self.option, fallback=""))
+
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Fill in the template; without one there is no link.
 
         Every value is escaped, so that none can change where the link leads.
         """
-        template = conf.get("airflow_distrib", self.option, fallback="")
+        template = self.template
         if not template:
             return ""
         values = _values(operator, ti_key)
@@ -69,3 +74,13 @@ class LogsLink(_TemplateLink):
 
     name = "Job logs"
     option = "logs_url_template"
+
+
+class ConfiguredLinks:
+    """An operator's links: those with a template, because Airflow stores an XCom for each in every try.
+
+    It is read from classes too, where Airflow looks for the links of mapped tasks.
+    """
+
+    def __get__(self, operator: object, owner: object = None) -> tuple[BaseOperatorLink, ...]:
+        return tuple(link for link in (JobLink(), LogsLink()) if link.template)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.types import TaskInstanceKey
 
+from airflow_distrib import ElasticOperator, elastic_task
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.links import JobLink
 
@@ -38,3 +40,15 @@ def test_an_unknown_name_in_the_template_is_reported(monkeypatch: pytest.MonkeyP
     """The administrator learns which name is wrong, and Airflow logs it without failing the task."""
     with pytest.raises(ValueError, match=r"job_url_template .*\{namespce\}.*dag_id"):
         link(monkeypatch, "https://d.example/{namespce}")
+
+
+def test_operators_have_only_the_links_whose_address_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow stores an XCom for each link of each try, also for those that lead nowhere."""
+    operator = ElasticOperator(task_id="t", python_callable=print)
+    with DAG("d", schedule=None) as dag:
+        elastic_task(task_id="mapped")(lambda x: x).expand(x=[1])
+    assert list(operator.operator_extra_links) == []
+    assert list(ElasticOperator.operator_extra_links) == []
+    assert list(dag.get_task("mapped").operator_extra_links) == []
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LOGS_URL_TEMPLATE", "https://logs.example/{job_name}")
+    assert [each.name for each in operator.operator_extra_links] == ["Job logs"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
+from airflow_distrib.core import names
+from airflow_distrib.core.callers import raises_at_caller, warn
 from airflow_distrib.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -46,20 +48,19 @@ class Config:
     the normal form of a value or raises :class:`ConfigError`) and, for rules that span
     fields, ``check_together``. Templated values are passed over until they are rendered.
     Fields named in ``literal`` are never templates: scripts whose braces are the shell's.
+    ``renamed`` has the new names of old fields, ``elsewhere`` what to say about names that
+    belong somewhere else, ``sizes`` the fields, also of nested configs, that say how large a job is.
     """
 
     checks: ClassVar[Mapping[str, Check]] = {}
     literal: ClassVar[frozenset[str]] = frozenset()
+    renamed: ClassVar[Mapping[str, str]] = {}
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    sizes: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-
-    def __new__(cls, *args: object, **values: object) -> Self:
-        """Meet a mistyped or positional argument with the names that exist."""
-        if args:
-            raise ConfigError(cls.__name__, f"takes keyword arguments only; write {cls.__name__}(field=...)")
-        cls._known(values)
-        return super().__new__(cls)
+        cls.__init__ = _met(cls.__init__)  # type: ignore[method-assign] # the dataclass's own
 
     def __post_init__(self) -> None:
         for name, check in self.checks.items():
@@ -76,19 +77,25 @@ class Config:
         """Rules that span fields; runs when no field is a template."""
 
     @classmethod
-    def _known(cls, values: Mapping[str, object]) -> None:
-        fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type] # made one above
+    def _known(cls, values: Mapping[str, object]) -> dict[str, object]:
+        """The values by the names of today."""
+        known = names.fields_of(cls)
         for name in values:
-            if name not in fields:
-                close = difflib.get_close_matches(str(name), fields, 1, 0.5)
-                hint = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(fields)}"
-                raise ConfigError(f"{cls.__name__}.{name}", f"there is no such field; {hint}")
+            if name not in known and name not in cls.renamed:
+                raise ConfigError(f"{cls.__name__}.{name}", names.about_field(cls, name))
+        for old in cls.renamed.keys() & values.keys():
+            new = cls.renamed[old]
+            warn(f"{cls.__name__}.{old} is deprecated; use {new}", DeprecationWarning)
+            if new in values:
+                raise ConfigError(old, f"is the deprecated name of {new}; set only one of them")
+        return {cls.renamed.get(name, name): value for name, value in values.items()}
 
     def values(self) -> dict[str, Any]:
         """Field names and their values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
+    @raises_at_caller
     def from_mapping(cls, values: object) -> Self:
         """Make a config from plain values, such as an upstream task's XCom.
 
@@ -101,21 +108,25 @@ class Config:
             raise ConfigError(cls.__name__, f"must be of type {cls.__name__} or a mapping; got {values!r}")
         return cls(**{str(name): value for name, value in values.items()})
 
+    @raises_at_caller
     def merged(self, overrides: Mapping[str, object]) -> Self:
         """A copy with some fields replaced; a mapping for a nested config is merged into it."""
-        self._known(overrides)
         changes = {}
-        for name, value in overrides.items():
+        for name, value in self._known(overrides).items():
             current = getattr(self, name)
             nested = isinstance(current, Config) and isinstance(value, Mapping)
-            changes[name] = _inside(name, type(current), current.merged, value) if nested else value
+            changes[name] = inside(name, type(current), current.merged, value) if nested else value
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def mapped(self, change: Callable[[Any], Any]) -> Self:
         """A copy whose every value went through ``change``; nested configs are handed to it whole."""
-        return type(self)(
-            **{name: value if name in self.literal else change(value) for name, value in self.values().items()}
-        )
+        changed = {}
+        for name, value in self.values().items():
+            if isinstance(value, Config):
+                changed[name] = inside(name, type(value), change, value)
+            else:
+                changed[name] = value if name in self.literal else change(value)
+        return type(self)(**changed)
 
     def templates(self) -> list[str]:
         """Dotted names of the fields that only get their values at run time."""
@@ -140,6 +151,19 @@ class Config:
         return {name: _plain(value) for name, value in self.values().items() if value != defaults[name]}
 
 
+def _met(init: Callable[..., None]) -> Callable[..., None]:
+    """An ``__init__`` that meets a mistyped or positional argument with the names that exist."""
+
+    @functools.wraps(init)
+    def init_by_name(self: Config, *args: object, **values: object) -> None:
+        if args:
+            who = type(self).__name__
+            raise ConfigError(who, f"takes keyword arguments only; write {who}(field=...)")
+        init(self, **self._known(values))
+
+    return raises_at_caller(init_by_name)
+
+
 def _plain(value: object) -> object:
     if isinstance(value, Config):
         return value.serialize()
@@ -154,12 +178,13 @@ def of(kind: type[ConfigT]) -> Callable[[str, object], ConfigT]:
     """Check for a nested config: an instance, or a mapping to make one from."""
 
     def check(name: str, value: object) -> ConfigT:
-        return _inside(name, kind, kind.from_mapping, value)
+        return inside(name, kind, kind.from_mapping, value)
 
+    check.kind = kind  # type: ignore[attr-defined] # read where a misplaced field is met
     return check
 
 
-def _inside(name: str, kind: type[Config], make: Callable[[Any], T], value: object) -> T:
+def inside(name: str, kind: type[Config], make: Callable[[Any], T], value: object) -> T:
     """Make a nested config; its errors begin with the outer field's name, which the reader knows."""
     try:
         return make(value)
@@ -223,7 +248,8 @@ def one_of(*allowed: str) -> Callable[[str, object], str]:
 
     def check(name: str, value: object) -> str:
         if value not in allowed:
-            raise ConfigError(name, f"must be one of {', '.join(allowed)}; got {value!r}")
+            hint = names.did_you_mean(value, allowed)
+            raise ConfigError(name, f"must be one of {', '.join(allowed)}; got {value!r}{hint}")
         return str(value)
 
     return check
@@ -236,7 +262,9 @@ def member(kind: type[Enum]) -> Check:
         for each, candidate in kind.__members__.items():
             if value is candidate or value in (each, candidate.value):
                 return candidate
-        raise ConfigError(name, f"must be one of {', '.join(str(each.value) for each in kind)}; got {value!r}")
+        allowed = [str(each.value) for each in kind]
+        hint = names.did_you_mean(value, allowed)
+        raise ConfigError(name, f"must be one of {', '.join(allowed)}; got {value!r}{hint}")
 
     return check
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from airflow_distrib.core.status import Problem, Retry
 from airflow_distrib.runner.outcome import Outcome
@@ -42,17 +43,19 @@ class ConfigError(DistribError, ValueError):
 
     Attributes:
         field: dotted name of the field, such as ``worker.replicas``.
+        task: whose field it is, where that is known.
     """
 
     permanent = True
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+    def __init__(self, field: str, problem: str, task: str = "") -> None:
+        super().__init__(f"{task and f'{task}: '}{field}: {problem}")
         self.field = field
         self.problem = problem
+        self.task = task
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
-        return type(self), (self.field, self.problem)
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, str]]:
+        return type(self), (self.field, self.problem, self.task)
 
 
 class FunctionNotPicklable(DistribError, TypeError):
@@ -139,33 +142,39 @@ class RankFailed(JobError):
         outcome: what the earliest failing rank left behind: rank, host, time, error type,
             message, traceback and the end of its log.
         others: the outcomes of the other ranks that failed.
+        shown: whether its output is in the task's log, so that the text does not repeat it.
     """
 
-    def __init__(self, outcome: Outcome, others: Sequence[Outcome] = (), hint: str = "") -> None:
+    def __init__(
+        self, outcome: Outcome, others: Sequence[Outcome] = (), hint: str = "", *, shown: bool = False
+    ) -> None:
         self.outcome = outcome
         self.others = tuple(others)
         self.hint = hint
+        self.shown = shown
         # Any rank may say so; only the earliest can overrule it.
         said = [each.recoverable for each in (outcome, *self.others)]
         self.permanent = False in said and outcome.recoverable is not True
         super().__init__(self._text())
 
-    def __reduce__(self) -> tuple[type[RankFailed], tuple[Outcome, tuple[Outcome, ...], str]]:
-        return type(self), (self.outcome, self.others, self.hint)
+    def __reduce__(self) -> tuple[type[RankFailed], tuple[Outcome, tuple[Outcome, ...], str], dict[str, Any]]:
+        return type(self), (self.outcome, self.others, self.hint), self.__dict__
 
     def _text(self) -> str:
         first = self.outcome
         who = "the launcher" if first.rank is None else f"rank {first.rank}"
         of = f" of {first.world_size}" if first.world_size and first.rank is not None else ""
         when = datetime.fromtimestamp(first.time, UTC).isoformat(timespec="milliseconds")
-        parts = [f"{who}{of} failed first, on {first.host} at {when}: {first.error_type}: {first.message}"]
+        parts = [f"{who}{of} failed first: {first.error_type}: {first.message}", f"on {first.host} at {when}"]
         if self.hint:
             parts.append(f"What to do: {self.hint}")
-        if first.traceback:
+        if self.shown:
+            parts += [line for line in first.traceback.splitlines() if line.startswith('  File "')][-1:]
+        elif first.traceback:
             parts.append(f"--- traceback of {who}\n{first.traceback.rstrip()}")
-        if first.log_tail:
+        if first.log_tail and not self.shown:
             # The runner printed the traceback as well, so that it is in the log at its place.
-            tail = "\n".join(first.log_tail).removesuffix(first.traceback.rstrip()).rstrip()
+            tail = "\n".join(first.log_tail).rstrip().removesuffix(first.traceback.rstrip()).rstrip()
             parts += [f"--- last lines of {who}\n{tail}"] if tail else []
         if self.others:
             rest = "; ".join(f"rank {each.rank}: {each.error_type}: {each.message:.200}" for each in self.others)

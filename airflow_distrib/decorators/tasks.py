@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from airflow.sdk import XComArg
-from airflow.sdk.bases.decorator import DecoratedOperator, Task, task_decorator_factory
+from airflow.sdk.bases.decorator import DecoratedOperator, Task, _TaskDecorator
 
 from airflow_distrib import catalogue
 from airflow_distrib.core import config as configs
+from airflow_distrib.core.callers import raises_at_caller
 from airflow_distrib.core.config import ConfigT
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.operators import naming
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.operators.configured import without_configs
 
@@ -27,6 +28,16 @@ class _FunctionOperator(DecoratedOperator):
     def __init__(self, *, python_callable: Any, op_args: Any = None, op_kwargs: Any = None, **kwargs: Any) -> None:
         call = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": op_kwargs}
         super().__init__(kwargs_to_upstream=call, **call, **kwargs)
+
+
+class _DecoratedFunction(_TaskDecorator):  # type: ignore[type-arg] # Airflow's own
+    """As Airflow's; but an error of a call is raised on the call's line."""
+
+    __call__ = raises_at_caller(_TaskDecorator.__call__)
+
+    def _expand(self, *args: Any, **kwargs: Any) -> Any:
+        naming.check(self.operator_class, self.kwargs)
+        return super()._expand(*args, **kwargs)
 
 
 class TaskDecorator(Generic[ConfigT]):
@@ -63,6 +74,7 @@ class TaskDecorator(Generic[ConfigT]):
         multiple_outputs: bool | None = None,
         **operator_arguments: Any,
     ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    @raises_at_caller
     def __call__(self, task_config: object = None, /, **operator_arguments: Any) -> Any:
         """Make a task.
 
@@ -76,7 +88,6 @@ class TaskDecorator(Generic[ConfigT]):
             operator_arguments: anything that the operator takes.
         """
         options, function = operator_arguments, None
-        self._check_names(options)
         if callable(task_config) and not isinstance(task_config, type) and not configs.is_reference(task_config):
             function = task_config
         elif task_config is not None:
@@ -85,16 +96,19 @@ class TaskDecorator(Generic[ConfigT]):
             options["task_config"] = task_config
         if "task_config" in options:
             options["task_config"] = self.operator.mappable(options["task_config"])
-        plain: dict[str, Any] = {name: without_configs(value) for name, value in options.items()}
-        return task_decorator_factory(python_callable=function, decorated_operator_class=self.decorated, **plain)
+        arguments = {name: without_configs(value) for name, value in options.items()}
+        multiple = arguments.pop("multiple_outputs", None)
+        # Airflow takes it from the call of the function.
+        of_tasks = {
+            name: value for name, value in arguments.items() if name not in ("on_failure_fail_dagrun", "resources")
+        }
+        naming.check(self.decorated, of_tasks)
 
-    def _check_names(self, options: Iterable[str]) -> None:
-        config = self.operator.config_type
-        fields = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type] # every config is one
-        for option in options:
-            if option in fields and option not in self.operator.template_fields:
-                name = config.__name__
-                raise ConfigError(option, f"is a field of {name}; write @task.{self.name}({name}({option}=...))")
+        def decorate(function: Callable[..., object]) -> Any:
+            inferred: dict[str, Any] = {} if multiple is None else {"multiple_outputs": multiple}
+            return _DecoratedFunction(function, self.decorated, kwargs=dict(arguments), **inferred)
+
+        return decorate(function) if function else decorate
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -27,19 +28,25 @@ from airflow_distrib.runner.outcome import Outcome
 log = logging.getLogger(__name__)
 
 
-def value_of(reported: Sequence[Outcome], exit_code: int, read: Callable[[str], str]) -> tuple[object, list[str]]:
+def value_of(
+    reported: Sequence[Outcome],
+    exit_code: int,
+    read: Callable[[str], str],
+    shown: Callable[[int | None], bool] = lambda _: False,
+) -> tuple[object, list[str]]:
     """Return rank 0's value and the warnings about its conversion.
 
     Args:
         exit_code: of the whole job; a job that ended badly has no value whatever rank 0 says.
         read: reads the text at a ``result_path``.
+        shown: whether the task's log has the output of a rank.
 
     Raises:
         RankFailed: the earliest failing rank is named.
         JobTerminated: nobody failed, the job was stopped.
         ResultMissing: the job ended well but rank 0 left nothing.
     """
-    error = error_of(reported, exit_code)
+    error = error_of(reported, exit_code, shown)
     if error is not None:
         raise error
     first = next((each for each in reported if each.rank == 0), None)
@@ -51,7 +58,9 @@ def value_of(reported: Sequence[Outcome], exit_code: int, read: Callable[[str], 
     return json.loads(text), list(first.warnings)
 
 
-def error_of(reported: Sequence[Outcome], exit_code: int) -> DistribError | None:
+def error_of(
+    reported: Sequence[Outcome], exit_code: int, shown: Callable[[int | None], bool] = lambda _: False
+) -> DistribError | None:
     """The error that a job's end stands for; None when it ended well."""
     bad = [each for each in reported if each.kind != outcomes.SUCCESS]
     if exit_code == 0 and not bad:
@@ -62,7 +71,7 @@ def error_of(reported: Sequence[Outcome], exit_code: int) -> DistribError | None
     if first.kind == outcomes.TERMINATED:
         return JobTerminated(first.message or "the job was stopped")
     others = [each for each in bad if each is not first and each.kind == outcomes.FAILURE]
-    return RankFailed(first, others, hint_for(first))
+    return RankFailed(first, others, hint_for(first), shown=shown(first.rank))
 
 
 _ERRORS: Mapping[Category, type[ProblemError]] = {
@@ -79,11 +88,18 @@ def problem_error(problem: Problem) -> ProblemError:
     return _ERRORS[problem.category](problem)
 
 
-def value_or_error(found: Conclusion, *, returns: bool, read: Callable[[str], str]) -> object:
+def value_or_error(
+    found: Conclusion,
+    *,
+    returns: bool,
+    read: Callable[[str], str],
+    shown: Callable[[str, int | None], bool] = lambda *_: False,
+) -> object:
     """The task's value.
 
     Args:
         returns: whether rank 0 is to return a value.
+        shown: whether the task's log has the output of an element's rank.
 
     Raises:
         JobError: there is none, and why.
@@ -96,7 +112,8 @@ def value_or_error(found: Conclusion, *, returns: bool, read: Callable[[str], st
     code = found.exit_code if found.exit_code is not None else int(not found.succeeded)
     values = []
     for element in found.elements or ("",):
-        value, warnings = value_of(found.outcomes.get(element, []), code, read)
+        reported = found.outcomes.get(element, [])
+        value, warnings = value_of(reported, code, read, functools.partial(shown, element))
         for warning in warnings:
             log.warning("%s", warning)
         values.append(value)

@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
@@ -64,6 +64,7 @@ class Attempt(Generic[S]):
         comes_again: whether Airflow will try again after a failure.
         keep_job: "never", "on_failure" or "always".
         deadline: seconds since the epoch at which the try's time is over.
+        log_ranks: ranks whose output goes to the task's log; None is all.
     """
 
     submission: S
@@ -71,6 +72,13 @@ class Attempt(Generic[S]):
     comes_again: bool = False
     keep_job: str = "never"
     deadline: float | None = None
+    log_ranks: Collection[int] | None = ()
+
+    def shows(self, element: str, rank: int | None) -> bool:
+        """Whether the task's log has the output of a rank, in an element of a job array."""
+        parts = self.submission.log_parts
+        followed = self.submission.log and (not element or parts is None or element in parts)
+        return followed and rank is not None and (self.log_ranks is None or rank in self.log_ranks)
 
     def keeps(self, *, succeeded: bool) -> bool:
         """Whether the finished job stays."""
@@ -240,7 +248,9 @@ class JobRun(Generic[S]):
         """Turn an ending into the task's value or error, and remove the job."""
         try:
             found = await client.fetch(attempt.submission, waiting, ending, self._emit, self._storage)
-            value = value_or_error(found, returns=attempt.submission.returns, read=self._storage.read_text)
+            value = value_or_error(
+                found, returns=attempt.submission.returns, read=self._storage.read_text, shown=attempt.shows
+            )
         except ClusterError:
             # The result is there, but cannot be read now: a later try may.
             raise

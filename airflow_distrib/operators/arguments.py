@@ -5,13 +5,16 @@ from __future__ import annotations
 import datetime
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
 from airflow_distrib.core.config import is_template
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.core.names import did_you_mean
 from airflow_distrib.operators.airflow_use import check_airflow_use
+
+T = TypeVar("T")
 
 # Context values that are plain data. Everything else in Airflow's context talks to
 # Airflow, which a rank cannot.
@@ -130,12 +133,20 @@ def plain(value: Any) -> Any:
     return value
 
 
+def optional(check: Callable[[str, object], T], name: str, value: object) -> T | None:
+    """The normal form of an argument that may be None."""
+    return None if value is None else check(name, value)
+
+
 def ranks_of(given: object) -> list[int] | None:
     """``"all"`` is None, which is what the runner takes for every rank."""
     if given == "all":
         return None
     if not isinstance(given, Sequence | set) or not all(type(rank) is int and rank >= 0 for rank in given):
-        raise ConfigError("log_ranks", f'must be a list of numbers such as [0, 1], or "all"; got {given!r}')
+        raise ConfigError(
+            "log_ranks",
+            f'must be a list of numbers such as [0, 1], or "all"; got {given!r}{did_you_mean(given, ["all"])}',
+        )
     return list(given)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from airflow.sdk import Context, ObjectStoragePath, conf
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferralError, TaskDeferralTimeout
+from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 
 from airflow_distrib.core import config as configs
 from airflow_distrib.core.config import Config, ConfigT
@@ -17,15 +18,15 @@ from airflow_distrib.core.errors import ConfigError, DistribError
 from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.core.record import Phase
 from airflow_distrib.core.reference import JobRef
-from airflow_distrib.jobs.launcher import Argument
 from airflow_distrib.jobs.request import DEADLINE_MARGIN_SECONDS, JobRequest, digest
 from airflow_distrib.jobs.run import Attempt, JobRun
 from airflow_distrib.jobs.waiting import Ending, Waiting
-from airflow_distrib.links import JobLink, LogsLink
-from airflow_distrib.operators import launching, tries
-from airflow_distrib.operators.arguments import check_function, check_ranks, ranks_of
+from airflow_distrib.links import ConfiguredLinks
+from airflow_distrib.operators import launching, rendering, tries
+from airflow_distrib.operators.arguments import check_function, check_ranks, optional, ranks_of
 from airflow_distrib.operators.configured import ConfiguredOperator
 from airflow_distrib.operators.connections import connection_of
+from airflow_distrib.operators.failures import ends_the_task
 from airflow_distrib.operators.launching import LIMITED, AnyLauncher
 from airflow_distrib.operators.payloads import pack, place_payload
 from airflow_distrib.operators.record_store import RecordStore
@@ -79,12 +80,11 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         "op_kwargs": "py",
     }
     shallow_copy_attrs: Sequence[str] = ("python_callable",)
-    operator_extra_links = (JobLink(), LogsLink())
+    operator_extra_links = ConfiguredLinks()
     ui_color = "#e8e4f8"
 
-    # Launchers of this operator, the preferred one first, and their own arguments by name.
+    # Launchers of this operator, the preferred one first.
     launchers: ClassVar[tuple[AnyLauncher, ...]] = ()
-    launcher_arguments: ClassVar[Mapping[str, Argument]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -131,13 +131,11 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         self.op_kwargs = op_kwargs or {}
         self.deferrable = deferrable
         self.log_ranks = ranks_of(log_ranks)
-        self.result_path = None if result_path is None else configs.location("result_path", result_path)
-        self.python = None if python is None else configs.text("python", python)
+        self.result_path = optional(configs.location, "result_path", result_path)
+        self.python = optional(configs.text, "python", python)
         self.keep_job = configs.one_of(*KEEP_JOB)("keep_job", keep_job)
-        grace = termination_grace_seconds
-        self.termination_grace_seconds = (
-            None if grace is None else configs.seconds()("termination_grace_seconds", grace)
-        )
+        grace = optional(configs.seconds(), "termination_grace_seconds", termination_grace_seconds)
+        self.termination_grace_seconds = grace
         self.durable = durable
         self.job_ref: JobRef | None = None
         self._run: JobRun[Any] | None = None
@@ -148,11 +146,13 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         self._check_arguments()
         self.depend_on_references()
         config = self.final_config() if isinstance(self.task_config, Config) else self.task_config
-        self.launcher = self._chosen(config).name
+        chosen = self._chosen(config)
+        self.launcher = chosen.name
+        self.template_fields = launching.fields_shown(self.template_fields, chosen, self._arguments())
         if isinstance(config, Config) and not self.unknown_fields(config):
             check_ranks(self.log_ranks, config)
             # Meets what only rendering finds, such as a missing image, when the DAG file is parsed.
-            self._launcher_named(self.launcher).render(config, self._request(tries.identity(None, self)))
+            launching.render(chosen, config, self._request(tries.identity(None, self)))
 
     # ------------------------------------------------------------------ arguments
 
@@ -240,19 +240,14 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             context: a task's context; None renders with the values in the DAG file and
                 leaves templates as they stand.
         """
-        identity = tries.identity(context, self)
-        config = self.final_config()
-        shown = {
-            "launcher": self.launcher,
-            "name": identity.name(),
-            "labels": identity.labels(),
-            "config": config.serialize() if isinstance(config, Config) else str(config),
-        }
+        identity, config = tries.identity(context, self), self.final_config()
+        shown = {"launcher": self.launcher, "name": identity.name(), "labels": identity.labels(), "config": config}
         if self.python_callable is not None:
             shown["function"] = getattr(self.python_callable, "__qualname__", str(self.python_callable))
-        if unknown := self.unknown_fields(config):
-            return {**shown, "known at run time": unknown}
-        return {**shown, **self._launcher_named(self.launcher).render(config, self._request(identity)).shown()}
+        launcher, request = self._launcher_named(self.launcher), self._request(identity)
+        job = functools.partial(launching.render, launcher, request=request)
+        known = rendering.job(self.unknown_fields(config), config, job, self._arguments())
+        return {**rendering.readable(shown), **known}
 
     def spec_hash(self, config: object) -> str:
         """Digest of what is wanted, the same for every try that wants the same."""
@@ -262,12 +257,13 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
 
     # ------------------------------------------------------------------ running
 
+    @ends_the_task
     def execute(self, context: Context) -> object:
         """Run the job and return rank 0's value.
 
         Raises:
-            AirflowFailException: a retry cannot help.
-            DistribError: everything else that went wrong, see :mod:`airflow_distrib.core.errors`.
+            DistribError: what went wrong, see :mod:`airflow_distrib.core.errors`; where a retry
+                cannot help it is an AirflowFailException too.
         """
         waiting, value = self._permanent_errors(context, lambda: self._execute(context))
         if waiting is not None:
@@ -290,7 +286,6 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             if error.permanent:
                 # The task fails for good, whatever its retries: a job of an earlier try must not go on.
                 self._abandon(RecordStore(context, durable=self.durable))
-                raise AirflowFailException(str(error)) from error
             raise
 
     def _abandon(self, store: RecordStore, *, unless: str = "") -> None:
@@ -347,13 +342,15 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
         with place_payload(payload, folder, identity, store) as fields:
             request = self._request(identity, **fields)
             yield Attempt(
-                launcher.render(config, request),
-                lambda other: launcher.render(config, request.of(other)),
+                launching.render(launcher, config, request),
+                lambda other: launching.render(launcher, config, request.of(other)),
                 comes_again=tries.comes_again(context),
                 keep_job=self.keep_job,
                 deadline=tries.deadline(context, self.execution_timeout, on_worker=not launcher.outlives_worker),
+                log_ranks=self.log_ranks,
             )
 
+    @ends_the_task
     def execute_complete(
         self, context: Context, event: Mapping[str, Any] | None = None, waiting: Mapping[str, Any] | None = None
     ) -> object:
@@ -379,6 +376,7 @@ class DistributedJobOperator(ConfiguredOperator[ConfigT]):
             waiting = Waiting.from_json(given) if given is not None else run.waiting(attempt, ref)
             return asyncio.run(run.resume(attempt, waiting, Ending.from_json(event)))
 
+    @ends_the_task
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> object:
         """As Airflow does; but a job whose trigger was lost is adopted or cancelled, not forgotten."""
         try:

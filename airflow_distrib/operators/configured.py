@@ -6,21 +6,28 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Generic
 
 from airflow.sdk import BaseOperator, XComArg
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_distrib.core import config as configs
+from airflow_distrib.core.callers import raises_at_caller
 from airflow_distrib.core.config import Config, ConfigT
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.jobs.launcher import Argument
+from airflow_distrib.operators import naming
+from airflow_distrib.operators.failures import ends_the_task
 
 
-class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
+class ConfiguredOperator(BaseOperator, Generic[ConfigT], metaclass=naming.NamesTheTask):
     """Holds a config that may be a mapping, hold templates, or come from an upstream task."""
 
     config_type: ClassVar[type[Config]]
+    # Arguments of the operator's launchers, by name.
+    launcher_arguments: ClassVar[Mapping[str, Argument]] = {}
 
     def __init__(self, *, task_config: object, task_config_overrides: object, **kwargs: Any) -> None:
+        naming.check(type(self), kwargs)
         super().__init__(**kwargs)
         self._given_config = task_config
+        self._unrenderable: ConfigError | None = None
         self.task_config = self.check_config(task_config)
         self.task_config_overrides = task_config_overrides
 
@@ -31,8 +38,15 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
                 XComArg.apply_upstream_relationship(self, reference)
 
     @classmethod
+    def place_of(cls, name: str) -> str:
+        """How an argument of this operator is written, or one of a config among them; empty without one."""
+        return naming.place_of(cls, name)
+
+    @classmethod
+    @raises_at_caller
     def partial(cls, **kwargs: Any) -> Any:
         """As in every operator; configs with upstream outputs become plain mappings, in which Airflow finds them."""
+        naming.check(cls, kwargs)
         if "task_config" in kwargs:
             kwargs["task_config"] = cls.mappable(kwargs["task_config"])
         return super().partial(**{name: without_configs(value) for name, value in kwargs.items()})
@@ -67,9 +81,14 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
         if content is self.task_config and seen_oids and id(self._given_config) in seen_oids:
             # An upstream's output, which Airflow does not take for a template.
             return content
-        return content.mapped(
-            lambda value: self._render_in_config(value, context, jinja_env or self.get_template_env())
-        )
+        environment = jinja_env or self.get_template_env()
+        try:
+            return content.mapped(lambda value: self._render_in_config(value, context, environment))
+        except ConfigError as error:
+            # Airflow would print it with its frames here, and once more as the task's error.
+            name = next((each for each in self.template_fields if getattr(self, each) is content), "")
+            self._unrenderable = ConfigError(f"{name}.{error.field}" if name else error.field, error.problem)
+            return content
 
     def _render_in_config(self, value: Any, context: Any, jinja_env: Any) -> Any:
         """Render one value of a config; text stays text, also in DAGs that render native objects.
@@ -88,12 +107,12 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
             return [self._render_in_config(item, context, jinja_env) for item in value]
         return super().render_template(value, context, jinja_env)
 
+    @ends_the_task
     def _do_render_template_fields(self, *args: Any, **kwargs: Any) -> None:
         """Fail for good when a rendered value cannot work: a retry renders the same."""
-        try:
-            super()._do_render_template_fields(*args, **kwargs)
-        except ConfigError as error:
-            raise AirflowFailException(str(error)) from error
+        super()._do_render_template_fields(*args, **kwargs)
+        if self._unrenderable is not None:
+            raise self._unrenderable
 
     def unknown_fields(self, config: object) -> list[str]:
         """What templates and upstream tasks still have to supply."""
@@ -110,7 +129,9 @@ class ConfiguredOperator(BaseOperator, Generic[ConfigT]):
             return config
         if not isinstance(overrides, Mapping):
             raise ConfigError("task_config_overrides", f"must be a mapping of fields to replace; got {overrides!r}")
-        return config.merged(overrides) if isinstance(config, Config) else config
+        if not isinstance(config, Config):
+            return config
+        return configs.inside("task_config_overrides", type(config), config.merged, overrides)
 
 
 def without_configs(value: object) -> object:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from airflow_distrib.core import config as configs
+from airflow_distrib.core import names
 from airflow_distrib.core.config import Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.launcher import Argument, Launcher
+from airflow_distrib.jobs.request import JobRequest
 
 AnyLauncher = Launcher[Any, Any]
 
@@ -45,6 +48,11 @@ def with_parameters(init: Callable[..., None], names: Iterable[str]) -> Callable
     return init_with_parameters
 
 
+def fields_shown(fields: Iterable[str], launcher: AnyLauncher, arguments: Mapping[str, object]) -> tuple[str, ...]:
+    """Template fields without other launchers' arguments, such as connections to clusters that a job does not use."""
+    return tuple(each for each in fields if arguments.get(each, each) is not None or each in launcher.takes)
+
+
 def checked(argument: Argument, value: object) -> object:
     """The normal form of a value; what only gets its value at run time stays."""
     if value is None or (argument.templated and configs.is_template(value)):
@@ -76,6 +84,21 @@ def _is_open(value: object) -> bool:
     return configs.is_template(value)
 
 
+def render(launcher: AnyLauncher, config: Any, request: JobRequest) -> Any:
+    """Render a job; errors of its config name the field with its whole path.
+
+    Raises:
+        ConfigError: the launcher cannot honour an option.
+    """
+    try:
+        return launcher.render(config, request)
+    except ConfigError as error:
+        outermost = re.split(r"[.\[]", error.field)[0]
+        if outermost in request.arguments or outermost not in names.fields_of(type(config)):
+            raise
+        raise ConfigError(f"task_config.{error.field}", error.problem) from None
+
+
 def choose(
     owner: str, launchers: tuple[AnyLauncher, ...], asked: str, given: Mapping[str, object], config: object
 ) -> AnyLauncher:
@@ -94,8 +117,9 @@ def choose(
         for launcher in launchers:
             if launcher.name == asked:
                 return launcher
-        names = " or ".join(each.name for each in launchers)
-        raise ConfigError("launcher", f"{owner} runs with {names}; got {asked!r}")
+        known = [each.name for each in launchers]
+        hint = names.did_you_mean(asked, known)
+        raise ConfigError("launcher", f"{owner} runs with {' or '.join(known)}; got {asked!r}{hint}")
     able = [each for each in launchers if each.takes.issuperset(given)]
     if not able:
         who = ", ".join(f"{name} ({_honouring(launchers, name)})" for name in given)

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import List
 
-from airflow_distrib.runner import call, rank, spec
+from airflow_distrib.runner import spec, work
 from airflow_distrib.runner.process import PARENT, die_with
 
 
@@ -14,14 +14,22 @@ def main(arguments: List[str]) -> int:
     """Do what the arguments say; returns the exit status."""
     if arguments[0] == "--rank":
         die_with(int(os.environ[PARENT]))
-        place = rank.from_env(os.environ)
-        rank.export(place, os.environ)
-        return call.run(spec.read(arguments[1]), place)
+        return work.run(spec.read(arguments[1]))
+    if arguments[0] == "--count":
+        die_with(int(os.environ[PARENT]))
+        from airflow_distrib.runner import counting
+
+        return counting.main(spec.read(arguments[1]))
+    if arguments[0] == "--fork":
+        die_with(int(os.environ[PARENT]))
+        from airflow_distrib.runner import forking
+
+        return forking.main(spec.read(arguments[1]), int(arguments[2]))
     if arguments[0] == "--agent":
         die_with(int(os.environ[PARENT]))
         from airflow_distrib.runner import agent
 
-        status = agent.main(spec.read(arguments[1]), int(arguments[2]))
+        status = agent.main(spec.read(arguments[1]), int(arguments[2]), int(arguments[3]))
         sys.stdout.flush()
         sys.stderr.flush()
         # All is reported; taking torch down in good order would only take time.

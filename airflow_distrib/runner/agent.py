@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import datetime
 import functools
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
-from typing import Any, Dict, List, Mapping, Optional, Set, Union
+from typing import Any, Dict, List, Mapping, Optional, Set
 
-from airflow_distrib.runner import call, outcome, payload, rank, report, streams
+from airflow_distrib.runner import call, outcome, payload, process, rank, report, streams, work
+from airflow_distrib.runner.counting import TorchNotInstalled
 from airflow_distrib.runner.outcome import Outcome
-from airflow_distrib.runner.process import die_with, signal_name
 from airflow_distrib.runner.spec import ElasticSpec, Spec
 
 # Set by fork's parent so that its children need not load the function again.
 _preloaded: List[payload.Call] = []
 
 
-class TorchNotInstalled(Exception):
-    """Elastic needs torch where the ranks run."""
-
-
-def main(spec: Spec, node: int) -> int:
-    """Run the ranks of node number ``node``; returns the exit status."""
+def main(spec: Spec, node: int, nproc: int) -> int:
+    """Run the ``nproc`` ranks of node number ``node``; returns the exit status."""
     assert spec.elastic is not None
     try:
-        return _launch(spec, of_first_node(spec.elastic, os.environ), node)
+        return _launch(spec, of_first_node(spec.elastic, os.environ), node, nproc)
     except BaseException as error:  # noqa: BLE001 - the last place where the cause is still known
         if type(error).__name__ == "SignalException":
             # The supervisor forwarded a signal; it reports the job as terminated.
@@ -40,12 +34,8 @@ def main(spec: Spec, node: int) -> int:
         return 1
 
 
-def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
+def _launch(spec: Spec, elastic: ElasticSpec, node: int, nproc: int) -> int:
     launcher = _import_launcher()
-    nproc = processes_per_node(elastic.nproc_per_node)
-    if nproc > 1:
-        # As torchrun does: ranks that each start a thread per core choke one another.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if elastic.start_method == "fork":
         _preloaded.append(call.load(spec))
     pump = streams.Pump(spec.directory, node, nproc, functools.partial(_forget_round, spec.directory))
@@ -54,6 +44,8 @@ def _launch(spec: Spec, elastic: ElasticSpec, node: int) -> int:
         max_nodes=elastic.max_nodes,
         nproc_per_node=nproc,
         run_id=elastic.rdzv_id,
+        # torchrun's name, which is not the one of LaunchConfig.
+        role="default",
         rdzv_backend=elastic.rdzv_backend,
         rdzv_endpoint=elastic.rdzv_endpoint,
         rdzv_configs=_rendezvous_configs(elastic, node),
@@ -86,12 +78,7 @@ def _import_launcher() -> Any:
         # Its traceback of a failed rank is about torch's own code; the rank's is reported by us.
         logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "torch":
-            raise
-        raise TorchNotInstalled(
-            "Elastic needs PyTorch in {}: pip install 'airflow-distrib[torch]' there, or name "
-            "another interpreter with the operator's python=".format(sys.executable)
-        ) from None
+        raise TorchNotInstalled.instead_of(error) from None
     return launcher
 
 
@@ -137,51 +124,18 @@ def _supported(kind: Any, **options: Any) -> Dict[str, Any]:
     return {name: value for name, value in options.items() if name in kind.__dataclass_fields__}
 
 
-def processes_per_node(wanted: Union[int, str]) -> int:
-    """Turn "auto", "gpu" and "cpu" into a number, on the machine that runs the ranks.
-
-    Raises:
-        ValueError: "gpu" where there is none.
-    """
-    if isinstance(wanted, int):
-        return wanted
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "gpu" and not gpus:
-        raise ValueError('nproc_per_node is "gpu" but torch sees no GPU on {}'.format(os.uname().nodename))
-    if wanted in ("gpu", "auto") and gpus:
-        return gpus
-    return os.cpu_count() or 1
-
-
 def worker(spec: Spec, node: int, agent: int) -> None:
     """Entry of every rank; torch calls it in a process of its own, so it must be importable."""
-    die_with(agent)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        # A forked rank has the agent's handlers, which raise an error of torch's.
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process.die_with(agent)
+    process.restore_signals()
+    process.keep_pipes()
     place = rank.from_env(os.environ)
     restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     streams.redirect_output(streams.pipe_path(spec.directory, node, place.local_rank), place.rank, restart)
-    if spec.elastic is not None and spec.elastic.collective_timeout:
-        _set_collective_timeout(spec.elastic.collective_timeout)
-    status = call.run(spec, place, _preloaded[0] if _preloaded else None)
+    status = work.run(spec, _preloaded[0] if _preloaded else None)
     if status:
         # Not an exception: torch would print its own traceback below the user's.
         sys.exit(status)
-
-
-def _set_collective_timeout(seconds: int) -> None:
-    """Change the default of init_process_group; torch has no variable for it.
-
-    The module keeps names of its own for the two constants, so those are set.
-    """
-    import torch.distributed.distributed_c10d as c10d
-
-    c10d.default_pg_timeout = datetime.timedelta(seconds=seconds)
-    c10d.default_pg_nccl_timeout = datetime.timedelta(seconds=seconds)
 
 
 def _leave_silent_deaths(spec: Spec, pump: streams.Pump, error: Any) -> None:
@@ -214,7 +168,7 @@ def _silent_death(number: int, ended: float, code: Optional[int]) -> Outcome:
     if code is None:
         how = "killed from outside, most likely by SIGKILL"
     else:
-        how = signal_name(-code) if code < 0 else "exit status {}".format(code)
+        how = process.signal_name(-code) if code < 0 else "exit status {}".format(code)
     return outcome.now(
         outcome.FAILURE,
         number,

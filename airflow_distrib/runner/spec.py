@@ -9,18 +9,18 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 FORMAT = 1
 
-# The rank processes are numbered by the supervisor itself: local launcher.
+# The rank processes are numbered by the supervisor itself: all ranks of the job are on one machine.
 RANKS = "ranks"
 # One rank process, its number comes from the launcher's environment: pods, srun, mpirun.
 ENVIRONMENT = "environment"
-# torch's elastic agent numbers and restarts the ranks.
+# torch's elastic agent numbers the ranks, restarts them, and meets the agents of other nodes.
 ELASTIC = "elastic"
 # A command such as mpirun starts the ranks elsewhere; they report to this supervisor.
 LAUNCHER = "launcher"
 
 
 class ElasticSpec(NamedTuple):
-    """Arguments of torch's elastic agent; see :class:`airflow_distrib.Elastic`."""
+    """Arguments of torchrun; see :class:`airflow_distrib.Elastic`."""
 
     nproc_per_node: Union[int, str] = 1
     min_nodes: int = 1
@@ -43,13 +43,14 @@ class Spec(NamedTuple):
         directory: holds the payload, the outcomes and the streams; private to the user. Empty
             lets the supervisor make one, below ``scratch`` if that is a folder; it may name
             environment variables.
-        processes: ranks to start (RANKS) or agents to start (ELASTIC).
+        processes: agents to start (ELASTIC), or ranks to start (RANKS) unless ``elastic`` says how many.
         log_ranks: ranks whose lines are passed on; None is all of them.
         result_path: where rank 0 writes a result that is too large to travel along.
         grace_seconds: time between SIGTERM and SIGKILL.
         termination_log: a pod's termination message file; the outcome goes there, or to the end
             of the log when it is too large.
-        lifeline: stop when standard input ends, that is when the starter died.
+        lifeline: stop when standard input ends, that is when the starter died, and leave no process behind.
+        elastic: what torchrun would be told, also where the ranks need no agent (RANKS).
         payload_file: where the payload is, if not in ``directory``: a path, or a URL.
         payload_sha256: digest that a payload from elsewhere must have before it is loaded.
         reports: the outcome goes to the launcher's supervisor, whose address is in the

@@ -18,6 +18,8 @@ from typing import Callable, Dict, List, Optional, Set
 
 from airflow_distrib.runner.lines import LineSplitter, RankLine, prefixed
 
+_LAST_READS = 64
+
 # A worker introduces itself with this line, its rank and restart, before anything else.
 _HELLO = "\x1erank {} {}"
 _IS_HELLO = re.compile("\x1erank ([0-9]+) ([0-9]+)")
@@ -106,8 +108,10 @@ class Pump(threading.Thread):
         return False
 
     def _drain(self, stream: _Stream) -> None:
-        while self._read(stream):
-            pass
+        # Bounded: what a rank left behind may go on writing faster than anybody reads.
+        for _ in range(_LAST_READS):
+            if not self._read(stream):
+                return
 
     def _ended(self, stream: _Stream) -> None:
         """Every writer is gone: note when, and open again for the next restart.

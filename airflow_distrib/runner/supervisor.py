@@ -12,13 +12,12 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any, Deque, Dict, List, Optional
+from typing import Any, Deque, Dict, Iterator, List, Optional
 
-from airflow_distrib.runner import collector, launcher, outcome, process, report
+from airflow_distrib.runner import collector, counting, launcher, outcome, process, rank, report
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.lines import MAX_LINE_BYTES, RELAYED_LINE_BYTES, LineSplitter, RankLine, parse, prefixed
 from airflow_distrib.runner.outcome import Outcome
-from airflow_distrib.runner.rank import from_env
 from airflow_distrib.runner.spec import Spec
 
 # Lines of a failing rank that go into its outcome.
@@ -28,24 +27,39 @@ TAIL_LINES = 30
 _AFTER_EXIT_SECONDS = 0.3
 _LAST_READS = 64
 
+# Python's resource trackers outlive their process by a moment, to remove its semaphores.
+_LAST_MOMENT_SECONDS = 0.4
+
 # How much earlier than a signal of our own a rank may end by it.
 _SAME_SIGNAL_SECONDS = 2.0
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Child:
-    """One process under supervision: a rank, or an agent that speaks for several."""
+class Process(subprocess.Popen):  # type: ignore[type-arg] # not before Python 3.9
+    """A program whose output is read by its descriptor."""
 
-    def __init__(self, arguments: List[str], environment: Dict[str, str], rank: Optional[int]) -> None:
-        self.rank = rank
-        self.splitter = LineSplitter(limit=MAX_LINE_BYTES if rank is not None else RELAYED_LINE_BYTES)
-        self.process = subprocess.Popen(
+    def __init__(self, arguments: List[str], environment: Dict[str, str]) -> None:
+        super().__init__(
             arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        assert self.process.stdout is not None
-        self.output: Optional[int] = self.process.stdout.fileno()
-        os.set_blocking(self.output, False)
+        assert self.stdout is not None
+        self.output = self.stdout.fileno()
+
+
+class Child:
+    """One process under supervision: a rank, or one that speaks for several.
+
+    Args:
+        process: has ``pid``, ``output``, ``returncode``, ``poll`` and ``send_signal`` of :class:`Process`.
+    """
+
+    def __init__(self, rank: Optional[int], process: Any) -> None:
+        self.rank = rank
+        self.splitter = LineSplitter(limit=MAX_LINE_BYTES if rank is not None else RELAYED_LINE_BYTES)
+        self.process = process
+        self.output: Optional[int] = process.output
+        os.set_blocking(process.output, False)
         self.ended_at: Optional[float] = None
         self.asked = False
 
@@ -58,7 +72,8 @@ class Child:
     @property
     def code(self) -> Optional[int]:
         """Exit status; negative for a signal; None while it runs."""
-        return self.process.returncode
+        code: Optional[int] = self.process.returncode
+        return code
 
 
 class Supervisor:
@@ -81,6 +96,8 @@ class Supervisor:
     def run(self) -> int:
         """Start everything, wait for its end, leave the outcomes; returns the exit status."""
         self._listen_to_signals()
+        if self.spec.lifeline:
+            process.adopt_orphans()
         self._start()
         while any(child.output is not None or child.code is None for child in self.children):
             self._turn()
@@ -89,10 +106,10 @@ class Supervisor:
             time.sleep(0.3)
         # One that arrived during the last turn counts as well.
         self._take_signals()
+        if self.spec.lifeline:
+            process.end_descendants(_LAST_MOMENT_SECONDS)
         if self._orphaned:
-            # Nobody is left to do it, and nobody to read outcomes. The resource trackers of
-            # Python's multiprocessing need a moment to remove semaphores.
-            time.sleep(0.4)
+            # Nobody is left to do it, and nobody to read outcomes.
             shutil.rmtree(self.spec.directory, ignore_errors=True)
             os.killpg(os.getpgrp(), signal.SIGKILL)
         self._leave_outcomes()
@@ -108,22 +125,63 @@ class Supervisor:
         base = {**os.environ, "PYTHONUNBUFFERED": "1", process.PARENT: str(os.getpid())}
         if self.spec.mode == specs.LAUNCHER:
             base = self._open_for_reports(base)
-        python = [sys.executable, "-u", self._archive]
-        path = os.path.join(self.spec.directory, "spec.json")
-        for number in range(self.spec.processes):
-            if self.spec.mode == specs.LAUNCHER:
-                exports = launcher.exports(self.spec.exports, base)
-                child = Child([*self.spec.command, *exports, *self.spec.program], base, None)
-            elif self.spec.mode == specs.ELASTIC:
-                child = Child([*python, "--agent", path, str(number)], base, None)
-            elif self.spec.mode == specs.RANKS:
-                child = Child([*python, "--rank", path], {**base, **self._numbers(number)}, number)
-            else:
-                child = Child([*python, "--rank", path], base, from_env(base).rank)
+        for child in self._new_children(base):
             self.children.append(child)
             if self._stopped_by is not None:
                 child.end(signal.SIGTERM)
-            self._selector.register(child.output, selectors.EVENT_READ, child)  # type: ignore[arg-type] # open here
+            self._selector.register(child.process.output, selectors.EVENT_READ, child)
+
+    def _new_children(self, base: Dict[str, str]) -> Iterator[Child]:
+        """Start what the spec says, one after the other."""
+        spec = self.spec
+        if spec.mode == specs.LAUNCHER:
+            exports = launcher.exports(spec.exports, base)
+            yield Child(None, Process([*spec.command, *exports, *spec.program], base))
+        elif spec.mode == specs.ENVIRONMENT:
+            place = rank.from_env(base)
+            yield Child(place.rank, Process(self._runner("--rank"), {**self._meeting(place, base), **base}))
+        else:
+            yield from self._of_this_machine(base)
+
+    def _meeting(self, place: rank.Rank, base: Dict[str, str]) -> Dict[str, str]:
+        """Where the rank meets the others; most launchers say so themselves."""
+        if place.world_size == 1:
+            return rank.meeting_here(base)
+        asks = self.spec.reports and "MASTER_ADDR" not in base
+        return collector.meeting_point(place, self.spec.token, base) if asks else {}
+
+    def _of_this_machine(self, base: Dict[str, str]) -> Iterator[Child]:
+        """Agents or ranks whose number follows from the spec and this machine."""
+        spec, elastic = self.spec, self.spec.elastic
+        count = spec.processes
+        if elastic is not None:
+            count = counting.ranks_per_node(elastic.nproc_per_node, self._runner("--count"), base)
+            if not count or not self._goes_on():
+                return
+        if count > 1:
+            # As torchrun does: ranks that each start a thread per core choke one another.
+            base.setdefault("OMP_NUM_THREADS", "1")
+        if spec.mode == specs.ELASTIC:
+            for node in range(spec.processes):
+                yield Child(None, Process(self._runner("--agent", node, count), base))
+            return
+        base = rank.meeting_here(base)
+        if elastic is not None and elastic.start_method == "fork":
+            yield Child(None, Process(self._runner("--fork", count), base))
+            return
+        for number in range(count):
+            yield Child(number, Process(self._runner("--rank"), {**base, **self._variables(number, count, base)}))
+
+    def _runner(self, what: str, *arguments: int) -> List[str]:
+        """The command of one of the runner's own processes."""
+        path = os.path.join(self.spec.directory, "spec.json")
+        return [sys.executable, "-u", self._archive, what, path, *map(str, arguments)]
+
+    def _variables(self, number: int, count: int, base: Dict[str, str]) -> Dict[str, str]:
+        """Of one of the ranks that this supervisor numbers itself."""
+        elastic = self.spec.elastic
+        torchruns = rank.torchrun_variables(elastic, number, count, base) if elastic is not None else {}
+        return {**rank.numbers(number, count), **torchruns}
 
     def _open_for_reports(self, base: Dict[str, str]) -> Dict[str, str]:
         """Be ready for what the ranks will report, and see that their hosts can be reached."""
@@ -135,13 +193,6 @@ class Supervisor:
     def _goes_on(self) -> bool:
         self._take_signals()
         return self._stopped_by is None
-
-    def _numbers(self, number: int) -> Dict[str, str]:
-        count = str(self.spec.processes)
-        numbers = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        if self.spec.processes > 1 and "OMP_NUM_THREADS" not in os.environ:
-            numbers["OMP_NUM_THREADS"] = "1"
-        return numbers
 
     def _listen_to_signals(self) -> None:
         self._signals, write = os.pipe()
@@ -216,6 +267,7 @@ class Supervisor:
                     self._end_others()
             if child.output is not None and child.ended_at is not None and now - child.ended_at > _AFTER_EXIT_SECONDS:
                 self._stop_listening(child)
+        process.reap_orphans({child.process.pid for child in self.children})
         if self._kill_at is not None and now > self._kill_at:
             for child in self.children:
                 child.end(signal.SIGKILL)
@@ -252,12 +304,12 @@ class Supervisor:
         for child in self.children:
             if child.rank is not None:
                 reported[child.rank] = self._judge(child, reported.get(child.rank))
-        for rank, outcome_of_rank in reported.items():
+        for number, outcome_of_rank in reported.items():
             final = self._after_stop(outcome_of_rank)
             if final.host in ("", socket.gethostname()):
                 final = outcome.with_cause_of_kill(final, self._kills_for_memory())
             if final.kind != outcome.SUCCESS:
-                final = final._replace(log_tail=list(self.tails[rank]))
+                final = final._replace(log_tail=list(self.tails[number]))
             report.leave(self.spec.directory, final)
         failed = any(each.kind == outcome.FAILURE for each in report.collect(self.spec.directory))
         for node, child in enumerate(self.children):
@@ -275,7 +327,9 @@ class Supervisor:
         return None if count is None or self._oom_before is None else count - self._oom_before
 
     def _launcher_name(self) -> str:
-        return "torch's agent" if self.spec.mode == specs.ELASTIC else os.path.basename(self.spec.command[0])
+        if self.spec.mode == specs.LAUNCHER:
+            return os.path.basename(self.spec.command[0])
+        return "torch's agent" if self.spec.mode == specs.ELASTIC else "the process that forks the ranks"
 
     def _publish(self, left: List[Outcome]) -> None:
         """Leave one document: what failed first here, or how the lowest rank ended."""

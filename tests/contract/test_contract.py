@@ -5,16 +5,22 @@ A new system is covered by its catalogue row and a ``sample.py`` in its test fol
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import inspect
 import json
-from collections.abc import Iterator
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_distrib import ConfigError, catalogue
+from airflow_distrib.core import archive, packing
 from airflow_distrib.core.reference import JobRef
 from airflow_distrib.core.status import JobState
 from airflow_distrib.jobs.launcher import JobClient, JobWatch, Submission
@@ -23,14 +29,20 @@ from airflow_distrib.jobs.waiting import Waiting
 from airflow_distrib.operators import tries
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.operators.launching import AnyLauncher
+from airflow_distrib.runner import collector, report
+from airflow_distrib.runner.outcome import Outcome
+from airflow_distrib.runner.spec import Spec
 from airflow_distrib.systems.kubernetes.judge import SETTLE_SECONDS, View, judge
 from airflow_distrib.systems.kubernetes.kind import Kind
 from airflow_distrib.systems.kubernetes.manifest import JOB_LABEL, KubernetesSubmission
 from airflow_distrib.systems.kubernetes.problems import Patience
 from airflow_distrib.systems.kubernetes.registry import kind_named, kinds
+from airflow_distrib.systems.local.job import LocalJob
+from airflow_distrib.systems.local.jobs import LocalSubmission
 from airflow_distrib.systems.slurm import status as slurm_status
 from airflow_distrib.systems.slurm.queue import QueueFeed
 from airflow_distrib.systems.slurm.status import Part
+from airflow_distrib.systems.slurm.submission import FunctionBody, SlurmSubmission
 
 SYSTEMS = Path(__file__).parents[1] / "systems"
 
@@ -231,7 +243,7 @@ def test_a_common_option_that_a_kind_cannot_honour_is_refused(name: str, option:
     operator, arguments = SAMPLES[name]
     outer, _, inner = option.partition(".")
     value = {inner: VALUES[option]} if inner else VALUES[option]
-    with pytest.raises(ConfigError, match=f"^{option}: "):
+    with pytest.raises(ConfigError, match=rf"task_config\.{option}: "):
         operator(**{**arguments, "task_config": {**arguments["task_config"], outer: value}})
 
 
@@ -280,3 +292,121 @@ def test_every_failure_of_slurm_is_a_problem_with_advice(state: str) -> None:
     problem = slurm_status.problem_of([Part("1", state=state, name="job")])
     assert problem.advice
     assert state in problem.message
+
+
+# ---------------------------------------------------------------------- what ranks find
+
+NAMES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
+    *("MASTER_ADDR", "MASTER_PORT"),
+)
+MASTER = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "23456"}
+
+# What the system itself gives to the process that the runner is: by launcher, or by the kind of resource.
+GIVEN: Mapping[str, Mapping[str, str]] = {
+    "slurm": {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", **MASTER},
+    "pod": {},
+    "pytorchjob": {"RANK": "0", "WORLD_SIZE": "2", **MASTER},
+    "mpijob": {collector.POD_IP: "127.0.0.1"},
+    "mpijob-v1": {collector.POD_IP: "127.0.0.1"},
+}
+
+MPIRUN = f"""#!{sys.executable}
+import os, subprocess, sys
+numbers = {{"RANK": "0", "SIZE": "1", "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}}
+ours = {{"OMPI_COMM_WORLD_" + name: value for name, value in numbers.items()}}
+program = sys.argv[sys.argv.index({sys.executable!r}) :]
+sys.exit(subprocess.call(program, env={{**os.environ, **ours}}))
+"""
+
+
+def variables() -> dict[str, str]:
+    """What a rank sees."""
+    return {name: os.environ[name] for name in NAMES if name in os.environ}
+
+
+def runner_specs(submission: Submission) -> tuple[str, dict[str, Spec]]:
+    """Which variables are given, and the runner's files, the one that is started first of all last."""
+    if isinstance(submission, KubernetesSubmission):
+        return submission.kind.key, dict(sorted(submission.specs.items(), reverse=True))
+    assert isinstance(submission, SlurmSubmission)
+    assert isinstance(submission.body, FunctionBody)
+    return "slurm", {"spec.json": submission.body.spec}
+
+
+def moved(spec: Spec, folder: Path) -> Spec:
+    """The same for this machine, which is the only node."""
+    program = [sys.executable, str(folder / "runner.pyz"), str(folder / "spec.json")] if spec.program else []
+    command = [str(folder / "mpirun"), *spec.command[1:]] if spec.command else []
+    elastic = spec.elastic
+    if elastic is not None:
+        elastic = elastic._replace(min_nodes=1, max_nodes=1, rdzv_endpoint="localhost:0")
+    return spec._replace(
+        scratch=str(folder),
+        payload_file=str(folder / "payload"),
+        payload_sha256=None,
+        termination_log=str(folder / "log") if spec.termination_log else None,
+        command=command,
+        program=program,
+        hostfile=None,
+        elastic=elastic,
+        result_path=str(folder / "result"),
+    )
+
+
+def on_a_cluster(submission: Submission, folder: Path) -> dict[str, str]:
+    """Variables of rank 0, with this machine in place of the cluster."""
+    given, specs = runner_specs(submission)
+    (folder / "payload").write_bytes(packing.pack(variables, (), {}))
+    (folder / "runner.pyz").write_bytes(archive.build())
+    (folder / "mpirun").write_text(MPIRUN)
+    (folder / "mpirun").chmod((folder / "mpirun").stat().st_mode | stat.S_IXUSR)
+    first = ""
+    for first, spec in specs.items():
+        own = spec if spec.termination_log or spec.reports else spec._replace(directory=str(folder))
+        (folder / first).write_text(moved(own, folder).to_json())
+    first = "launcher.json" if "launcher.json" in specs else first
+    clean = {name: value for name, value in os.environ.items() if name not in NAMES}
+    subprocess.run(
+        [sys.executable, str(folder / "runner.pyz"), str(folder / first)],
+        env={**clean, **GIVEN[given]},
+        check=True,
+        timeout=120,
+    )
+    if (folder / "log").exists():
+        found = report.from_termination_message((folder / "log").read_text())
+        return result_of([found] if found else [])
+    return result_of(report.collect(str(folder)))
+
+
+async def on_this_worker(submission: LocalSubmission) -> dict[str, str]:
+    """Variables of rank 0 of a local job."""
+    job = await LocalJob.start(submission.plan, packing.pack(variables, (), {}), options={})
+    try:
+        _, found = await job.outcomes()
+    finally:
+        await job.close()
+    return result_of(found)
+
+
+def result_of(found: list[Outcome]) -> dict[str, str]:
+    """What rank 0 returned."""
+    (first,) = [each for each in found if each.rank == 0]
+    seen: dict[str, str] = json.loads(first.result or "")
+    return seen
+
+
+FUNCTIONS = [name for name, (_, _, submission) in RENDERED.items() if submission.returns]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_rank_knows_its_place_and_where_to_meet_the_others(name: str, tmp_path: Path) -> None:
+    """A function that reads torchrun's variables runs unchanged on one node, on many, and on every cluster."""
+    submission: Any = RENDERED[name][2]
+    if isinstance(submission, LocalSubmission):
+        seen = asyncio.run(on_this_worker(submission))
+    else:
+        seen = on_a_cluster(submission, tmp_path)
+    assert [each for each in NAMES if not seen.get(each)] == []
+    assert all(seen[each].isdecimal() for each in NAMES if each != "MASTER_ADDR")
+    assert (seen["RANK"], seen["LOCAL_RANK"], seen["GROUP_RANK"]) == ("0", "0", "0")

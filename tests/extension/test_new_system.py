@@ -325,7 +325,7 @@ def test_the_failing_rank_of_a_new_custom_resource_is_named_by_its_role(api: Thr
     api.call(
         end, api, waiting["ref"]["name"], "Broken", Outcome(FAILURE, 1, error_type="ValueError", message="bad batch")
     )
-    with pytest.raises(RankFailed, match="rank 1 failed first, .*ValueError: bad batch"):
+    with pytest.raises(RankFailed, match="rank 1 failed first: ValueError: bad batch"):
         Try(widget(), state).resume(waiting, {"succeeded": False})
 
 

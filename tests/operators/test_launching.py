@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_distrib import ConfigError, ElasticOperator, PyTorchJobOperator, Slurm
+from airflow_distrib import ConfigError, Elastic, ElasticOperator, MPIJob, PyTorchJobOperator, Replica, Slurm
 from airflow_distrib.catalogue import ENTRIES, load
 from airflow_distrib.operators.base import DistributedJobOperator
 from airflow_distrib.operators.launching import LIMITED
@@ -91,7 +91,7 @@ def test_an_argument_that_the_launcher_does_not_honour_is_refused(operator: Oper
         text = f"is for functions; {operator.__name__} runs a script"
     with pytest.raises(ConfigError) as refused:
         make(operator, name, launcher)
-    assert str(refused.value) == f"{name}: {text}"
+    assert str(refused.value) == f"task 't': {name}: {text}"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_where_airflows_configuration_sets_the_launcher_a_useless_argument_is_a_
 @pytest.mark.parametrize("launcher", ["local", "kubernetes", "slurm"])
 def test_elements_of_a_job_array_are_refused_by_elastic(launcher: str) -> None:
     """An elastic job is never a job array, so there are no elements whose logs could be shown."""
-    with pytest.raises(ConfigError, match="^log_elements: "):
+    with pytest.raises(ConfigError, match="^task 't': log_elements: "):
         ElasticOperator(task_id="t", python_callable=print, launcher=launcher, log_elements=[0], task_config={})
 
 
@@ -128,7 +128,7 @@ def test_a_command_is_refused_also_where_airflows_configuration_sets_the_launche
 ) -> None:
     """Local ranks run functions, so a task without one has nothing to run there."""
     monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
-    with pytest.raises(ConfigError, match="^command: has no effect with launcher='local'; launcher='kubernetes' hon"):
+    with pytest.raises(ConfigError, match="^task 't': command: has no effect with launcher='local'; launcher='kub"):
         make(operator, "command")
 
 
@@ -136,7 +136,7 @@ def test_the_operators_own_launcher_counts_more_than_airflows_configuration(monk
     """A task that names its launcher gets the same strict check wherever its DAG file is parsed."""
     monkeypatch.setenv("AIRFLOW__AIRFLOW_DISTRIB__LAUNCHER", "local")
     assert make(PyTorchJobOperator, "keep_job", "kubernetes").launcher == "kubernetes"
-    with pytest.raises(ConfigError, match="^keep_job: has no effect with launcher='local'"):
+    with pytest.raises(ConfigError, match="^task 't': keep_job: has no effect with launcher='local'"):
         make(PyTorchJobOperator, "keep_job", "local")
 
 
@@ -145,7 +145,7 @@ def test_an_argument_of_one_launcher_chooses_it() -> None:
     for name in ("kubernetes_conn_id", "manifest"):
         assert make(ElasticOperator, name).launcher == "kubernetes"
     assert make(ElasticOperator, "ssh_conn_id", task_config={}).launcher == "slurm"
-    with pytest.raises(ConfigError, match="^launcher: is needed where arguments of several launchers are set"):
+    with pytest.raises(ConfigError, match="^task 't': launcher: is needed where arguments of several"):
         make(ElasticOperator, "ssh_conn_id", kubernetes_conn_id="k8s")
 
 
@@ -156,3 +156,42 @@ def test_arguments_of_launchers_are_none_when_they_are_not_set(operator: Operato
     task = operator(task_id="t", **needed)
     for name in set(operator.launcher_arguments) - set(needed):
         assert getattr(task, name) is None
+
+
+def test_a_task_shows_only_the_connections_that_its_job_uses() -> None:
+    """The page of a local task does not name clusters, unless the user has named one."""
+    job: dict[str, Any] = {"task_id": "t", "python_callable": print}
+    local = ElasticOperator(**job)
+    assert set(local.template_fields) == {"task_config", "task_config_overrides", "op_args", "op_kwargs", "result_path"}
+    on_slurm = set(ElasticOperator(**job, ssh_conn_id="hpc").template_fields)
+    assert {"ssh_conn_id", "slurm"} <= on_slurm
+    assert not {"kubernetes_conn_id", "manifest", "command"} & on_slurm
+    assert "kubernetes_conn_id" in ElasticOperator(**job, task_config={"image": "i"}).template_fields
+
+
+def test_several_nodes_without_a_cluster_say_what_an_image_is_for() -> None:
+    """Who raises nnodes may have no cluster, and has never seen an option called image."""
+    with pytest.raises(ConfigError, match=r"task_config\.image: is required because nnodes=2") as refused:
+        ElasticOperator(task_id="t", python_callable=print, task_config={"nnodes": 2})
+    assert "slurm=Slurm(...)" in str(refused.value)
+    assert "launcher='local'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: ElasticOperator(task_id="t", python_callable=print, launcher="Local"), "local"),
+        (lambda: ElasticOperator(task_id="t", python_callable=print, keep_job="Always"), "always"),
+        (lambda: ElasticOperator(task_id="t", python_callable=print, log_ranks="ALL"), "all"),
+        (lambda: Elastic(nproc_per_node="GPU"), "gpu"),
+        (lambda: Slurm(exclusive="User"), "user"),
+        (lambda: Replica(restart_policy="onfailure"), "OnFailure"),
+        (lambda: MPIJob(implementation="openmpi"), "OpenMPI"),
+        (lambda: ElasticOperator(task_id="t", task_config={"start_method": "Spawn"}), "spawn"),
+        (lambda: ElasticOperator(task_id="t", task_config={"image_pull_policy": "always"}), "Always"),
+    ],
+)
+def test_a_word_in_the_wrong_case_is_answered_with_the_right_one(make: Any, word: str) -> None:
+    """Kubernetes and sbatch tell cases apart, and people do not."""
+    with pytest.raises(ConfigError, match=f"did you mean '{word}'"):
+        make()

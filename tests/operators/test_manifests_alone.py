@@ -76,7 +76,7 @@ def test_elastic_becomes_a_pytorchjob_or_a_pod_as_its_manifest_asks() -> None:
 )
 def test_a_task_whose_program_is_unclear_is_refused(arguments: dict[str, Any], message: str) -> None:
     """The mistake is found when the DAG file is parsed, with the argument that needs a change."""
-    with pytest.raises(ConfigError, match=f"^{message}"):
+    with pytest.raises(ConfigError, match=f"^task 't': {message}"):
         PyTorchJobOperator(task_id="t", task_config={"image": "x", "worker": {"replicas": 1}}, **arguments)
 
 

@@ -347,7 +347,7 @@ def test_an_elastic_config_runs_on_a_slurm_when_one_is_named() -> None:
         assert elastic(**arguments).launcher == "slurm"
     shown: dict[str, Any] = elastic(slurm={"partition": "gpu"}).render()
     assert {"--partition=gpu", "--nodes=2", "--ntasks-per-node=1"} <= set(shown["sbatch"])
-    assert "srun --kill-on-bad-exit=1 --ntasks-per-node=1 " in shown["ranks"]
+    assert "srun --kill-on-bad-exit=1 --ntasks-per-node=1 " in "\n".join(shown["ranks"])
 
 
 def test_a_function_for_a_slurm_runs_on_local_ranks_too() -> None:
@@ -371,9 +371,9 @@ def test_templates_are_rendered_in_options_inputs_and_arguments() -> None:
     operator.render_template_fields({"ds": "2026-01-01"})
     shown: dict[str, Any] = operator.render()
     assert shown["sbatch"].count("--partition=2026-01-01") == 1
-    assert "AIRFLOW_INPUTS_x=2026-01-01" in shown["script"]
-    assert "AIRFLOW_OUTPUTS_y=/data/2026-01-01" in shown["script"]
-    assert "{{ ds }}" in shown["script"]
+    assert "AIRFLOW_INPUTS_x=2026-01-01" in "\n".join(shown["script"])
+    assert "AIRFLOW_OUTPUTS_y=/data/2026-01-01" in "\n".join(shown["script"])
+    assert "{{ ds }}" in "\n".join(shown["script"])
 
 
 def test_upstream_outputs_are_taken_and_create_dependencies() -> None:

@@ -29,7 +29,13 @@ ranks = int(sys.argv[1])
 running = [
     subprocess.Popen(
         sys.argv[2:],
-        env={{**os.environ, "OMPI_COMM_WORLD_RANK": str(n), "OMPI_COMM_WORLD_SIZE": str(ranks)}},
+        env={{
+            **os.environ,
+            "OMPI_COMM_WORLD_RANK": str(n),
+            "OMPI_COMM_WORLD_SIZE": str(ranks),
+            "OMPI_COMM_WORLD_LOCAL_RANK": str(n),
+            "OMPI_COMM_WORLD_LOCAL_SIZE": str(ranks),
+        }},
     )
     for n in range(ranks)
 ]
@@ -82,6 +88,34 @@ def test_rank_zeros_value_reaches_the_launchers_pod(tmp_path: Path) -> None:
     assert sorted(log.splitlines()) == [f"[rank {n}] hello" for n in range(3)]
     assert document is not None
     assert (document.rank, document.result) == (0, "3")
+
+
+def test_ranks_of_a_launcher_meet_where_rank_zero_is(tmp_path: Path) -> None:
+    """The command mpirun does not say where its ranks are, and torch.distributed needs to know."""
+
+    def meet() -> str:
+        import os
+        import socket
+        import time
+
+        address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        if os.environ["RANK"] != "0":
+            for _ in range(200):
+                try:
+                    socket.create_connection(address).close()
+                    return ""
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+            raise TimeoutError
+        with socket.create_server(address) as server:
+            for _ in range(2):
+                server.accept()[0].close()
+        return "met"
+
+    code, log, document = run(meet, tmp_path)
+    assert code == 0, log
+    assert document is not None
+    assert document.result == '"met"'
 
 
 def test_a_large_value_reaches_the_end_of_the_launchers_log(tmp_path: Path) -> None:

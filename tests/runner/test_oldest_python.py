@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -39,21 +40,30 @@ def interpreters() -> dict[str, str]:
 PYTHONS = interpreters()
 
 
-def start(python: str, folder: Path) -> tuple[int, outcomes.Outcome]:
-    """Run the archive on a payload of this Python; the exit status and the outcome."""
+def start(python: str, folder: Path, start_method: str) -> tuple[int, outcomes.Outcome]:
+    """Run the archive on a payload of this Python; the exit status and the outcome of a local job."""
     (folder / "runner.pyz").write_bytes(archive.build())
     (folder / "payload").write_bytes(packing.pack(sum, [[1, 2]], {}))
-    (folder / "spec.json").write_text(specs.Spec(specs.RANKS, str(folder)).to_json())
+    elastic = specs.ElasticSpec(start_method=start_method)
+    spec = specs.Spec(specs.RANKS, str(folder), elastic=elastic, lifeline=True)
+    (folder / "spec.json").write_text(spec.to_json())
+    lifeline, ours = os.pipe()
     code = subprocess.run(
-        [python, str(folder / "runner.pyz"), str(folder / "spec.json")], check=False, stdout=subprocess.DEVNULL
+        [python, str(folder / "runner.pyz"), str(folder / "spec.json")],
+        check=False,
+        stdin=lifeline,
+        stdout=subprocess.DEVNULL,
     ).returncode
+    os.close(lifeline)
+    os.close(ours)
     return code, report.collect(str(folder))[0]
 
 
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
 @pytest.mark.parametrize("version", sorted(PYTHONS))
-def test_the_runner_works_or_names_the_python_that_is_wanted(version: str, tmp_path: Path) -> None:
+def test_the_runner_works_or_names_the_python_that_is_wanted(version: str, start_method: str, tmp_path: Path) -> None:
     """A rank with another Python names both versions, and its task is not retried in vain."""
-    code, outcome = start(PYTHONS[version], tmp_path)
+    code, outcome = start(PYTHONS[version], tmp_path, start_method)
     if version == python_version():
         assert (code, outcome.result) == (0, "3")
         return

@@ -25,6 +25,11 @@ CASES = [
     ),
     ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, Rank(1, 2, 1, "pmi")),
     ({"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}, Rank(5, 8, 1, "slurm")),
+    (
+        {"SLURM_PROCID": "6", "SLURM_NTASKS": "7", "SLURM_LOCALID": "1", "SLURM_NODEID": "2"}
+        | {"SLURM_STEP_TASKS_PER_NODE": "3,2(x2)"},
+        Rank(6, 7, 1, "slurm", local_world_size=2, node=2),
+    ),
     ({"JOB_COMPLETION_INDEX": "1"}, Rank(1, None, 0, "indexed_job")),
     (tf_config("chief", 0, chief=1, worker=2, ps=1), Rank(0, 4, 0, "tf_config")),
     (tf_config("worker", 1, chief=1, worker=2, ps=1), Rank(2, 4, 0, "tf_config")),
@@ -53,7 +58,7 @@ def test_export_fills_in_what_torch_needs_and_keeps_what_is_there() -> None:
     """The module torch.distributed works under mpirun, and a launcher's own RANK is not overwritten."""
     env = {"LOCAL_RANK": "9"}
     export(Rank(2, 4, 0, "openmpi"), env)
-    assert env == {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "9"}
+    assert env == {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "9", "LOCAL_WORLD_SIZE": "1", "GROUP_RANK": "2"}
 
 
 def test_export_does_not_invent_a_world_size() -> None:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Self
 
-from airflow_distrib.core import config
+from airflow_distrib.core import config, names
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.runner import spec as specs
 from airflow_distrib.systems.kubernetes.options import ClusterConfig
 from airflow_distrib.systems.kubernetes.resources import RestartPolicy
 
@@ -56,8 +57,9 @@ def _processes(name: str, value: object) -> int | str:
     try:
         return config.whole(1)(name, value)
     except ConfigError:
+        hint = names.did_you_mean(value, ("auto", "gpu", "cpu"))
         raise ConfigError(
-            name, f"must be a whole number, at least 1, or 'auto', 'gpu' or 'cpu'; got {value!r}"
+            name, f"must be a whole number, at least 1, or 'auto', 'gpu' or 'cpu'; got {value!r}{hint}"
         ) from None
 
 
@@ -88,9 +90,10 @@ class Elastic(ClusterConfig):
             and shrink.
         nproc_per_node: ranks on each node: a number, "gpu" (one per GPU), "cpu" (one per
             core) or "auto" (GPUs if there are any, otherwise cores).
-        start_method: "spawn" starts each rank in a fresh interpreter; "fork" copies the
-            agent, which is faster, but the agent must not have used a GPU.
-        monitor_interval: seconds between checks of the ranks.
+        start_method: "spawn" starts each rank in a fresh interpreter; "fork" copies a process
+            that has imported torch and loaded the function, with what its module imports. That
+            is faster, but these imports must not use a GPU or start threads.
+        monitor_interval: seconds between the agent's checks of the ranks.
         max_restarts: how often all ranks are restarted after one has failed; 0 as in torchrun.
         rdzv_backend: "c10d" needs no server; "static" is a fixed list of nodes.
         rdzv_endpoint: "host:port" of the rendezvous; None picks a free port, and on
@@ -123,6 +126,10 @@ class Elastic(ClusterConfig):
     nccl_enable_monitoring: bool | str | None = True
     restart_policy: RestartPolicy | str | None = None
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("replicas", "num_workers", "worker", "workers"), "the number of nodes is nnodes=..."),
+        "master": "rank 0 is on the first node, which is like the others; remove it",
+    }
     checks: ClassVar[Mapping[str, Check]] = {
         **ClusterConfig.checks,
         "nnodes": _nodes,
@@ -161,9 +168,15 @@ class Elastic(ClusterConfig):
         return self.max_nodes * int(each) if each.isdigit() else None
 
     @property
-    def calls_directly(self) -> bool:
-        """Whether there is only one rank, never restarted, which needs no agent and no torch."""
-        return self.max_nodes == 1 and self.nproc_per_node == 1 and self.max_restarts == 0
+    def mode(self) -> str:
+        """Who starts the ranks.
+
+        Torch's agent costs seconds, so it is for those who need it: several nodes, restarts,
+        or several ranks for which a rendezvous is asked for.
+        """
+        asked = bool(self.rdzv_endpoint or self.rdzv_configs or self.rdzv_backend != "c10d")
+        several = self.max_nodes > 1 or int(self.max_restarts) > 0
+        return specs.ELASTIC if several or (asked and self.nproc_per_node != 1) else specs.RANKS
 
     def with_environment(self, defaults: Mapping[str, str]) -> Self:
         """A copy with these variables in ``env``, unless it sets them itself."""

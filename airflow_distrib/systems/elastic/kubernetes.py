@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.request import JobRequest
-from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.spec import Spec
 from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.elastic.local import cluster_fields, elastic_spec, nccl_environment
@@ -49,7 +48,16 @@ def kubernetes(config: Elastic, request: JobRequest) -> KubernetesSubmission:
     config = config.with_environment({**nccl_environment(config), **_torchrun_environment(config, request)})
     if config.max_nodes == 1:
         return _pod(config, Job(POD, request))
-    return _pytorchjob(config, Job(PYTORCHJOB, request))
+    try:
+        return _pytorchjob(config, Job(PYTORCHJOB, request))
+    except ConfigError as error:
+        if error.field != "image":
+            raise
+        raise ConfigError(
+            "image",
+            f"is required because nnodes={config.nnodes!r} is several nodes, which run on Kubernetes; for nodes of a "
+            "Slurm set slurm=Slurm(...), and to run all of them on the Airflow worker launcher='local'",
+        ) from None
 
 
 def config_of_manifest(own: Object) -> Mapping[str, object]:
@@ -85,11 +93,9 @@ def _replica(config: Elastic) -> Replica:
 def _files(config: Elastic, job: Job) -> dict[str, Spec]:
     if not job.runs_function:
         return {}
-    if config.calls_directly:
-        return {manifest.SPEC: job.spec()}
     endpoint = config.rdzv_endpoint or (f"{job.name}-worker-0:{PORT}" if config.max_nodes > 1 else "localhost:0")
     agent = elastic_spec(config, job.name)._replace(rdzv_endpoint=endpoint)
-    return {manifest.SPEC: job.spec(specs.ELASTIC)._replace(elastic=agent)}
+    return {manifest.SPEC: job.spec(config.mode)._replace(elastic=agent)}
 
 
 def _pytorchjob(config: Elastic, job: Job) -> KubernetesSubmission:

@@ -1,4 +1,4 @@
-"""An Elastic config as processes on one machine, and as arguments of torch's agent."""
+"""An Elastic config as processes on one machine, and as arguments of torchrun."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.kubernetes.options import cluster_only
 from airflow_distrib.systems.local.plan import LocalPlan
 
-# Settings of torch's agent and its rendezvous, without effect on a rank that runs without an agent.
-_AGENT_ONLY = frozenset(
-    {
-        *("monitor_interval", "nccl_collective_timeout_sec", "start_method"),
-        *("rdzv_backend", "rdzv_configs", "rdzv_endpoint"),
-    }
-)
+# Settings of torch's agent and its rendezvous, without effect on ranks that run without an agent.
+_AGENT_ONLY = frozenset({"monitor_interval", "rdzv_backend", "rdzv_configs", "rdzv_endpoint"})
 
 
 def local(config: Elastic, request: JobRequest) -> LocalPlan:
     """Render for the local launcher; several nodes become several agents on this machine."""
     not_applied = cluster_fields(config)
-    if config.calls_directly:
+    if config.mode == specs.RANKS:
         not_applied += [name for name in config.serialize() if name in _AGENT_ONLY]
-        return LocalPlan(specs.RANKS, 1, config.env or {}, nccl_environment(config), not_applied=tuple(not_applied))
     return LocalPlan(
-        specs.ELASTIC,
+        config.mode,
         config.max_nodes,
         env=config.env or {},
         env_defaults=nccl_environment(config),
@@ -40,7 +34,7 @@ def cluster_fields(config: Elastic) -> list[str]:
 
 
 def elastic_spec(config: Elastic, rendezvous_id: str) -> ElasticSpec:
-    """Arguments of torch's agent.
+    """Arguments of torchrun.
 
     Args:
         rendezvous_id: must differ between tries, or a new try would join the old one's nodes.

@@ -1,4 +1,4 @@
-"""An Elastic config on Slurm: srun starts torch's agent on each node."""
+"""An Elastic config on Slurm: srun starts torch's agent on each node, or the runner on the only one."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def slurm(config: Elastic, request: JobRequest) -> SlurmSubmission:
     given = request.arguments.get("slurm")
     options = _of_agents(given if isinstance(given, Slurm) else Slurm(), config)
     # The default endpoint is the first node, which only the job itself knows.
-    agent = None if config.calls_directly else elastic_spec(config, request.identity.name())
-    return submission.of_function(options, request, agent=agent, defaults=nccl_environment(config))
+    elastic = elastic_spec(config, request.identity.name())
+    return submission.of_function(
+        options, request, mode=config.mode, elastic=elastic, defaults=nccl_environment(config)
+    )
 
 
 def _of_agents(options: Slurm, config: Elastic) -> Slurm:

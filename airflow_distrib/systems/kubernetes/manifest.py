@@ -162,8 +162,8 @@ def _metadata(config: ClusterConfig, job: Job) -> Manifest:
     identity = job.request.identity
     common = (config.pod_template or {}).get("metadata") or {}
     labels = {**(common.get("labels") or {}), **(config.labels or {}), **identity.labels(), JOB_LABEL: job.name}
-    if config.queue:
-        labels[QUEUE_LABEL] = config.queue
+    if config.kueue_queue:
+        labels[QUEUE_LABEL] = config.kueue_queue
     annotations = {**(common.get("annotations") or {}), **(config.annotations or {}), **identity.annotation()}
     return {"name": job.name, "namespace": config.namespace or "", "labels": labels, "annotations": annotations}
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-from airflow_distrib.core import config
+from airflow_distrib.core import callers, config
 from airflow_distrib.core.config import Check, Config
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import PREFIX
@@ -180,7 +179,8 @@ class ClusterConfig(Config):
         volumes, volume_mounts: as in a pod and in a container.
         labels, annotations: for the job and its pods; those of ``pod_template`` are as well.
         namespace: None takes the connection's.
-        queue: Kueue's queue (label ``kueue.x-k8s.io/queue-name``), which may hold the job for any time.
+        kueue_queue: Kueue's queue (label ``kueue.x-k8s.io/queue-name``), which may hold the job for
+            any time; Airflow's own ``queue`` is an argument of the operator.
         suspend: create the job suspended; something else has to resume it.
         scheduling_policy: gang scheduling.
         increase_shared_mem: deprecated, ``shared_memory``.
@@ -207,11 +207,14 @@ class ClusterConfig(Config):
     labels: Mapping[str, str] | None = None
     annotations: Mapping[str, str] | None = None
     namespace: str | None = None
-    queue: str | None = None
+    kueue_queue: str | None = None
     suspend: bool | str | None = None
     scheduling_policy: SchedulingPolicy | Mapping[str, object] | None = None
     increase_shared_mem: bool | str | None = None
 
+    sizes: ClassVar[tuple[str, ...]] = ("requests", "limits")
+    # Kueue's queue had the name of an argument of every Airflow operator.
+    renamed: ClassVar[Mapping[str, str]] = {"queue": "kueue_queue"}
     checks: ClassVar[Mapping[str, Check]] = {
         "image": config.text,
         "env": config.environment,
@@ -234,14 +237,14 @@ class ClusterConfig(Config):
         "labels": _labels,
         "annotations": _annotations,
         "namespace": _namespace,
-        "queue": config.text,
+        "kueue_queue": config.text,
         "suspend": config.flag,
         "scheduling_policy": config.of(SchedulingPolicy),
         "increase_shared_mem": config.flag,
     }
 
     # Deprecated fields, with the dotted names of those that take their values.
-    renamed: ClassVar[Mapping[str, str]] = {"increase_shared_mem": "shared_memory"}
+    deprecated: ClassVar[Mapping[str, str]] = {"increase_shared_mem": "shared_memory"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -250,18 +253,18 @@ class ClusterConfig(Config):
         if both:
             raise ConfigError(f"env_secrets[{min(both)!r}]", "is in env as well; set only one of them")
         label = (self.labels or {}).get(QUEUE_LABEL)
-        if self.queue and label not in (None, self.queue):
-            raise ConfigError("queue", f"is {self.queue!r}, but the label {QUEUE_LABEL} is {label!r}; set only one")
+        if self.kueue_queue and label not in (None, self.kueue_queue):
+            problem = f"is {self.kueue_queue!r}, but the label {QUEUE_LABEL} is {label!r}; set only one"
+            raise ConfigError("kueue_queue", problem)
         self._check_mounts()
         self.check_roles()
 
     def _accept_deprecated(self) -> None:
-        for old, new in self.renamed.items():
+        for old, new in self.deprecated.items():
             value = getattr(self, old)
             if value is None:
                 continue
-            # The user's line is above this one, __post_init__ and __init__.
-            warnings.warn(f"{type(self).__name__}.{old} is deprecated; use {new}", DeprecationWarning, stacklevel=4)
+            callers.warn(f"{type(self).__name__}.{old} is deprecated; use {new}", DeprecationWarning)
             outer, _, inner = new.partition(".")
             current = getattr(self, outer)
             if current is not None and (not inner or not isinstance(current, Replica) or current.replicas is not None):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 
+from airflow_distrib.core import callers
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.request import DEADLINE_MARGIN_SECONDS
 from airflow_distrib.systems.kubernetes.kind import Manifest, Object
@@ -163,4 +163,4 @@ def is_gpu(resource: str) -> bool:
 
 def warn(field: str, problem: str) -> None:
     """Warn about what works, but hardly as it is meant."""
-    warnings.warn(f"{field}: {problem}", UserWarning, stacklevel=2)
+    callers.warn(f"{field}: {problem}")

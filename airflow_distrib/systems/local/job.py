@@ -1,8 +1,9 @@
 """One job of local processes: start it, read its log, stop it, take its outcomes.
 
-The supervisor gets a session of its own, so that the whole job is one process group. Its
-standard input is the lifeline: it ends when this process ends, however that happens, and
-the supervisor then stops the job and removes its folder.
+The supervisor gets a session of its own, so that the whole job is one process group. It ends
+whatever its ranks leave behind, also what has left the group. Its standard input is the
+lifeline: it ends when this process ends, however that happens, and the supervisor then stops
+the job and removes its folder.
 """
 
 from __future__ import annotations
@@ -156,6 +157,8 @@ class LocalJob:
         except TimeoutError:
             pass
         finally:
+            if self._supervisor.returncode is None:
+                _kill_all(self.pid)
             await self._let_trackers_end()
             _kill_group(self.pid)
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -183,6 +186,12 @@ def _kill_group(group: int) -> None:
         return
 
 
+def _kill_all(supervisor: int) -> None:
+    """Kill a living supervisor, with what it would have ended."""
+    process.kill(process.descendants(supervisor))
+    _kill_group(supervisor)
+
+
 def is_alive(uid: str) -> bool:
     """Whether a job's supervisor still runs on this machine."""
     pid, _, started = uid.partition(":")
@@ -201,6 +210,6 @@ async def end(uid: str, directory: Path, *, at_once: bool) -> bool:
             os.kill(group, signal.SIGTERM)
         return False
     if is_alive(uid):
-        _kill_group(group)
+        _kill_all(group)
     shutil.rmtree(directory, ignore_errors=True)
     return True

@@ -20,10 +20,10 @@ class LocalPlan:
 
     Attributes:
         mode: :data:`airflow_distrib.runner.spec.RANKS` or ``ELASTIC``.
-        processes: ranks (RANKS), or nodes with an agent each (ELASTIC).
+        processes: ranks, or nodes if there is ``elastic``.
         env: environment variables the user asked for; they win over everything.
         env_defaults: variables set only where neither the user nor the worker sets them.
-        elastic: arguments of the agents.
+        elastic: what torchrun would be told.
         not_applied: fields of the config that only a cluster can honour.
     """
 
@@ -55,7 +55,7 @@ class LocalPlan:
     @property
     def needs_port(self) -> bool:
         """False where torch finds a port by itself: one agent that is its own rendezvous."""
-        if self.elastic is None:
+        if self.mode == specs.RANKS or self.elastic is None:
             return True
         return not self.elastic.rdzv_endpoint and (self.processes > 1 or self.elastic.rdzv_backend == "static")
 
@@ -72,6 +72,6 @@ class LocalPlan:
     def spec(self, directory: str, port: int | None, options: Mapping[str, Any]) -> Spec:
         """The file that the supervisor reads."""
         elastic = self.elastic
-        if elastic is not None and not elastic.rdzv_endpoint:
+        if self.mode == specs.ELASTIC and elastic is not None and not elastic.rdzv_endpoint:
             elastic = elastic._replace(rdzv_endpoint=f"{HOST}:{port}" if port else "localhost:0")
         return Spec(self.mode, directory, self.processes, elastic=elastic, lifeline=True, **options)

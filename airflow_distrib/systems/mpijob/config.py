@@ -65,6 +65,10 @@ class MPIJob(ClusterConfig):
     num_workers: int | str | None = None
     num_launcher_replicas: int | str | None = None
 
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("nprocs", "nproc_per_node"), "ranks on each worker are slots=..."),
+        "nnodes": "write worker=Replica(replicas=...)",
+    }
     checks: ClassVar[Mapping[str, Check]] = {
         **ClusterConfig.checks,
         "worker": config.of(Replica),
@@ -81,8 +85,8 @@ class MPIJob(ClusterConfig):
         "num_launcher_replicas": config.whole(1, 1),
     }
 
-    renamed: ClassVar[Mapping[str, str]] = {
-        **ClusterConfig.renamed,
+    deprecated: ClassVar[Mapping[str, str]] = {
+        **ClusterConfig.deprecated,
         "num_workers": "worker.replicas",
         "num_launcher_replicas": "launcher.replicas",
     }

@@ -28,6 +28,10 @@ class PyTorchJob(ClusterConfig):
     worker: Replica | Mapping[str, object] | None = None
     num_workers: int | str | None = None
 
+    elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("nprocs", "nproc_per_node", "nnodes"),
+        "each replica is one rank; write worker=Replica(replicas=...), or use Elastic for several on each node",
+    )
     checks: ClassVar[Mapping[str, Check]] = {
         **ClusterConfig.checks,
         "master": config.of(Replica),
@@ -35,7 +39,7 @@ class PyTorchJob(ClusterConfig):
         "num_workers": config.whole(0),
     }
 
-    renamed: ClassVar[Mapping[str, str]] = {**ClusterConfig.renamed, "num_workers": "worker.replicas"}
+    deprecated: ClassVar[Mapping[str, str]] = {**ClusterConfig.deprecated, "num_workers": "worker.replicas"}
 
     def check_roles(self) -> None:
         worker = self.worker

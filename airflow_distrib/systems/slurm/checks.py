@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from airflow_distrib.core import config
+from airflow_distrib.core import config, names
 from airflow_distrib.core.config import Check
 from airflow_distrib.core.errors import ConfigError
 
@@ -61,7 +61,8 @@ def exclusive_of(name: str, value: object) -> bool | str:
     try:
         return config.flag(name, value)
     except ConfigError:
-        raise ConfigError(name, f"must be True, 'user', 'mcs' or 'topo'; got {value!r}") from None
+        hint = names.did_you_mean(value, ("user", "mcs", "topo"))
+        raise ConfigError(name, f"must be True, 'user', 'mcs' or 'topo'; got {value!r}{hint}") from None
 
 
 def absolute_path(name: str, value: object) -> str:

@@ -155,6 +155,20 @@ class Sbatch(config.Config):
     env: Mapping[str, str] | None = None
     workdir: str | None = None
 
+    sizes: ClassVar[tuple[str, ...]] = ("nodes", "cpus_per_task", "mem", "gpus_per_node")
+    # Names in other tools that run jobs on Slurm.
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "ssh_config": "host, user and key of the login node are an Airflow connection of type ssh; "
+        "name it in the operator's ssh_conn_id",
+        "sbatch_config": "options of sbatch are fields of this config, time='0-01:00'; "
+        "those that it has no field for go into sbatch_options",
+        "batch_script_path": "write SlurmScriptOperator(script_path=...)",
+        "batch_script_args": "write SlurmScriptOperator(arguments=...)",
+        "script_path": "write SlurmScriptOperator(script_path=...)",
+        "inputs": "write SlurmShellOperator(inputs=...)",
+        "outputs": "write SlurmShellOperator(outputs=...)",
+        "output_locs": "write SlurmShellOperator(outputs=...)",
+    }
     checks: ClassVar[Mapping[str, Check]] = {
         "nodes": matching(_NODES, "2 or '2-4'"),
         "ntasks": config.whole(1),

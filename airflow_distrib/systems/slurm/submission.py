@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -125,9 +126,11 @@ class SlurmSubmission(Submission):
     def shown(self) -> dict[str, object]:
         call = self.call("<private folder>")
         found: dict[str, object] = {"name": self.name, "sbatch": [*call.words]}
-        for name, key in ((JOB_SCRIPT, "script"), (script.RANKS_SCRIPT, "ranks"), (SPEC, "spec")):
+        for name, key in ((JOB_SCRIPT, "script"), (script.RANKS_SCRIPT, "ranks")):
             if name in call.files:
-                found[key] = call.files[name].decode()
+                found[key] = call.files[name].decode().splitlines()
+        if SPEC in call.files:
+            found["spec"] = json.loads(call.files[SPEC])
         return found
 
 
@@ -193,12 +196,18 @@ class FunctionBody:
 
 
 def of_function(
-    config: Slurm, request: JobRequest, *, agent: ElasticSpec | None = None, defaults: Mapping[str, str] | None = None
+    config: Slurm,
+    request: JobRequest,
+    *,
+    mode: str = specs.ENVIRONMENT,
+    elastic: ElasticSpec | None = None,
+    defaults: Mapping[str, str] | None = None,
 ) -> SlurmSubmission:
     """A function on every task.
 
     Args:
-        agent: torch's agent on every node, which starts the ranks itself.
+        mode: of the runner, which may start several ranks itself.
+        elastic: what torchrun would be told.
 
     Raises:
         ConfigError: options that exclude each other.
@@ -209,8 +218,8 @@ def of_function(
         "payload_sha256": hashlib.sha256(request.payload or b"").hexdigest(),
         **request.options(),
     }
-    spec = Spec(specs.ENVIRONMENT if agent is None else specs.ELASTIC, "", elastic=agent, **values)
-    arguments = () if agent is None else ("--ntasks-per-node=1",)
+    spec = Spec(mode, "", elastic=elastic, **values)
+    arguments = ("--ntasks-per-node=1",) if mode == specs.ELASTIC else ()
     body = FunctionBody(spec, request.python or "python3", arguments, defaults or {})
     return submission(config, request, body)
 

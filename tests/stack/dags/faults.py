@@ -11,6 +11,8 @@ from airflow_distrib import Elastic, NonRecoverableError, PyTorchJob, Replica
 MARKED = {"MARKER": "{{ run_id }}/{{ ti.task_id }}"}
 PAIR = PyTorchJob(worker=Replica(replicas=1), env=MARKED)
 ELASTIC_PAIR = Elastic(nproc_per_node=2, env=MARKED)
+# A rendezvous is what torch's agent is started for.
+AGENT_PAIR = Elastic(nproc_per_node=2, rdzv_configs={"timeout": 60}, env=MARKED)
 
 
 @dag(schedule=None, catchup=False)
@@ -73,7 +75,7 @@ def hanging() -> None:
     def ranks(try_number: str) -> str:
         return hang(try_number)
 
-    @task.elastic(ELASTIC_PAIR, retries=1, retry_delay=timedelta(seconds=1))
+    @task.elastic(AGENT_PAIR, retries=1, retry_delay=timedelta(seconds=1))
     def elastic(try_number: str) -> str:
         return hang(try_number)
 
@@ -102,7 +104,7 @@ def overdue() -> None:
         oversleep()
 
     # Three processes import torch, perhaps beside other suites; the other job ends within the 20 s before this one.
-    @task.elastic(ELASTIC_PAIR, execution_timeout=timedelta(seconds=45))
+    @task.elastic(AGENT_PAIR, execution_timeout=timedelta(seconds=45))
     def elastic() -> None:
         oversleep()
 

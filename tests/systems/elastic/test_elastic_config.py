@@ -11,7 +11,10 @@ from airflow_distrib.core.identity import JobIdentity
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.kubernetes import kubernetes
 from airflow_distrib.systems.elastic.local import local
+from airflow_distrib.systems.elastic.slurm import slurm
+from airflow_distrib.systems.slurm.submission import FunctionBody
 
 REQUEST = JobRequest(identity=JobIdentity("dag", "run", "task", -1, 1))
 
@@ -73,22 +76,40 @@ def test_rendezvous_settings_are_merged_over_the_defaults() -> None:
     [
         ({}, specs.RANKS),
         ({"nnodes": "1:1"}, specs.RANKS),
-        ({"nproc_per_node": 2}, specs.ELASTIC),
-        ({"nproc_per_node": "auto"}, specs.ELASTIC),
+        ({"nproc_per_node": 2}, specs.RANKS),
+        ({"nproc_per_node": "auto"}, specs.RANKS),
+        ({"rdzv_configs": {"timeout": 5}}, specs.RANKS),
+        ({"nproc_per_node": 2, "rdzv_configs": {"timeout": 5}}, specs.ELASTIC),
+        ({"nproc_per_node": 2, "rdzv_endpoint": "localhost:0"}, specs.ELASTIC),
+        ({"nproc_per_node": "auto", "rdzv_backend": "static"}, specs.ELASTIC),
         ({"max_restarts": 1}, specs.ELASTIC),
         ({"nnodes": 2}, specs.ELASTIC),
+        ({"nnodes": "1:2"}, specs.ELASTIC),
     ],
 )
-def test_one_rank_that_never_restarts_needs_no_agent(fields: dict[str, Any], mode: str) -> None:
-    """It works without torch, while a restart that is asked for takes torch's agent."""
+def test_one_node_without_restarts_or_a_rendezvous_needs_no_agent(fields: dict[str, Any], mode: str) -> None:
+    """It starts sooner and works without torch, while what is asked for of torch's agent takes that agent."""
     assert local(Elastic(**fields), REQUEST).mode == mode
+
+
+@pytest.mark.parametrize(("fields", "mode"), [({}, specs.RANKS), ({"max_restarts": 1}, specs.ELASTIC)])
+def test_one_node_of_a_cluster_needs_an_agent_as_little_as_this_machine(fields: dict[str, Any], mode: str) -> None:
+    """The same config costs the same wherever it runs."""
+    config = Elastic(nproc_per_node=8, **fields)
+    pod = kubernetes(config.merged({"image": "me/x:1"}), REQUEST)
+    body = slurm(config, REQUEST).body
+    assert isinstance(body, FunctionBody)
+    for spec in (pod.specs["spec.json"], body.spec):
+        assert (spec.mode, spec.processes) == (mode, 1)
+        assert spec.elastic is not None
+        assert spec.elastic.nproc_per_node == 8
 
 
 def test_settings_of_an_agent_that_is_not_used_are_listed() -> None:
     """Nothing that a user set is ignored without a word in the log."""
-    assert local(Elastic(start_method="fork", nccl_collective_timeout_sec=60), REQUEST).not_applied == (
-        "start_method",
-        "nccl_collective_timeout_sec",
+    assert local(Elastic(monitor_interval=1, rdzv_configs={"timeout": 5}), REQUEST).not_applied == (
+        "monitor_interval",
+        "rdzv_configs",
     )
     assert local(Elastic(nproc_per_node=2, start_method="fork"), REQUEST).not_applied == ()
 

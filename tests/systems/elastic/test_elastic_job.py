@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import tempfile
 import venv
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import outcome as outcomes
 from airflow_distrib.runner.errors import RecoverableError
 from airflow_distrib.systems.elastic.config import Elastic
-from airflow_distrib.systems.elastic.local import local
-from airflow_distrib.systems.local.plan import LocalPlan
-from local_jobs import Ended, run
-
-IDENTITY = JobIdentity("dag", "run", "task", -1, 1)
-
-
-def plan(config: Elastic) -> LocalPlan:
-    """Render for this machine."""
-    return local(config, JobRequest(identity=IDENTITY))
-
-
-async def elastic(function: Callable[..., Any], *args: Any, **fields: Any) -> Ended:
-    """Run a function under torchrun."""
-    return await run(function, *args, plan=plan(Elastic(**{"nproc_per_node": 2, **fields})))
+from local_jobs import AGENT, IDENTITY, each_way, elastic, plan, run
 
 
 @pytest.fixture
@@ -46,7 +30,6 @@ def bare_python(tmp_path: Path) -> str:
 
 def describe() -> dict[str, Any]:
     """What a rank sees; the sum shows that the ranks reach each other."""
-    import os
 
     import torch
     import torch.distributed as dist
@@ -55,19 +38,19 @@ def describe() -> dict[str, Any]:
     total = torch.ones(1)
     dist.all_reduce(total)
     dist.destroy_process_group()
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID")
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID")
     print("rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"])
-    return {"sum": total.item(), **{name: os.environ.get(name) for name in names}}
+    return {"sum": total.item(), "threads": torch.get_num_threads(), **{name: os.environ.get(name) for name in names}}
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "fork"])
-async def test_ranks_run_and_rank_zero_returns(start_method: str) -> None:
+@each_way
+async def test_ranks_run_and_rank_zero_returns(way: dict[str, Any]) -> None:
     """Ranks that are spawned or forked reach each other, at a rendezvous that no other try shares."""
-    ended = await elastic(describe, start_method=start_method)
+    ended = await elastic(describe, **way)
     assert ended.code == 0
     seen = json.loads(ended.outcomes[0].result or "")
     assert seen["sum"] == 2.0
-    assert (seen["WORLD_SIZE"], seen["OMP_NUM_THREADS"]) == ("2", "1")
+    assert seen["WORLD_SIZE"] == "2"
     assert seen["TORCHELASTIC_RUN_ID"] == IDENTITY.name()
     assert sorted(line.text for line in ended.lines if line.rank is not None) == ["rank 0 of 2", "rank 1 of 2"]
 
@@ -85,7 +68,6 @@ async def test_all_ranks_restart_after_one_failed() -> None:
     """A failure before the last restart is not a failure of the job."""
 
     def fail_first() -> int:
-        import os
 
         restart = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
         if restart == 0 and os.environ["RANK"] == "1":
@@ -103,7 +85,6 @@ async def test_the_last_restarts_failure_is_reported() -> None:
     """The task's error is what ended the job, with the flag for retries that the function set."""
 
     def fail() -> None:
-        import os
 
         raise RecoverableError(f"round {os.environ['TORCHELASTIC_RESTART_COUNT']}")
 
@@ -113,11 +94,11 @@ async def test_the_last_restarts_failure_is_reported() -> None:
     assert ended.first.recoverable is True
 
 
-async def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
+@each_way
+async def test_a_killed_rank_is_named_before_the_peer_that_lost_it(way: dict[str, Any]) -> None:
     """Rank 0 complains about its connection before anybody notices the death of rank 1, which is the cause."""
 
     def lose_one() -> None:
-        import os
         import signal
 
         import torch
@@ -129,7 +110,7 @@ async def test_a_killed_rank_is_named_before_the_peer_that_lost_it() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         dist.all_reduce(torch.ones(1))
 
-    ended = await elastic(lose_one)
+    ended = await elastic(lose_one, **way)
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.PROCESS_KILLED)
     assert "the last words" in ended.first.log_tail
 
@@ -138,7 +119,6 @@ async def test_the_number_of_ranks_is_found_where_they_run() -> None:
     """The words "cpu" and "auto" mean the cores of the machine that runs the ranks."""
 
     def world() -> int:
-        import os
 
         return int(os.environ["WORLD_SIZE"]) - (os.cpu_count() or 1)
 
@@ -159,7 +139,6 @@ async def test_nccl_settings_reach_the_ranks() -> None:
     """They arrive as variables, and the timeout becomes the default of process groups."""
 
     def seen() -> dict[str, Any]:
-        import os
 
         from torch.distributed.distributed_c10d import _get_default_timeout
 
@@ -178,22 +157,25 @@ async def test_nccl_settings_reach_the_ranks() -> None:
 
 async def test_missing_torch_is_an_error_that_tells_what_to_install(bare_python: str) -> None:
     """The interpreter of the ranks may not be the one that a user has looked at."""
-    ended = await run(describe, plan=plan(Elastic(nproc_per_node=2)), python=bare_python)
-    assert ended.first.error_type == "TorchNotInstalled"
-    assert "pip install 'airflow-distrib[torch]'" in ended.first.message
-    assert bare_python in ended.first.message
+    for fields in ({"nproc_per_node": 2, "max_restarts": 1}, {"nproc_per_node": "auto"}):
+        ended = await run(describe, plan=plan(Elastic(**fields)), python=bare_python)
+        assert ended.first.error_type == "TorchNotInstalled"
+        assert "pip install 'airflow-distrib[torch]'" in ended.first.message
+        assert bare_python in ended.first.message
 
 
-async def test_one_rank_needs_no_torch(bare_python: str) -> None:
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+@pytest.mark.parametrize("ranks", [1, 2])
+async def test_ranks_without_an_agent_need_no_torch(ranks: int, start_method: str, bare_python: str) -> None:
     """A function that uses no torch runs on a worker that has none."""
 
     def world() -> str:
-        import os
 
         return os.environ["WORLD_SIZE"]
 
-    ended = await run(world, plan=plan(Elastic()), python=bare_python)
-    assert ended.outcomes[0].result == '"1"'
+    config = Elastic(nproc_per_node=ranks, start_method=start_method, nccl_collective_timeout_sec=60)
+    ended = await run(world, plan=plan(config), python=bare_python)
+    assert ended.outcomes[0].result == f'"{ranks}"'
 
 
 async def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
@@ -205,25 +187,25 @@ async def test_a_rendezvous_that_nobody_joins_ends_with_an_error() -> None:
     assert "Timeout" in ended.first.error_type
 
 
-@pytest.mark.parametrize("start_method", ["spawn", "fork"])
-async def test_a_rank_that_raised_is_named_before_the_peer_that_torch_ended_for_it(start_method: str) -> None:
-    """The peer reports nothing either, but its output ends later."""
+@each_way
+async def test_a_rank_that_raised_is_named_before_the_peer_that_was_ended_for_it(way: dict[str, Any]) -> None:
+    """The peer that torch's agent ends reports nothing either, but its output ends later."""
 
     def fail_on_one() -> None:
-        import os
         import time
 
         if os.environ["RANK"] == "1":
             raise ZeroDivisionError("no examples")
         time.sleep(60)
 
-    ended = await elastic(fail_on_one, start_method=start_method)
-    assert [(each.rank, each.error_type) for each in ended.outcomes] == [(1, "ZeroDivisionError")]
+    ended = await elastic(fail_on_one, **way)
+    failed = [each for each in ended.outcomes if each.kind != outcomes.TERMINATED]
+    assert [(each.rank, each.error_type) for each in failed] == [(1, "ZeroDivisionError")]
 
 
 async def test_no_file_remains_in_the_temporary_folder(tmp_path: Path) -> None:
     """The agent of torch makes folders for logs and errors, which would fill the disk of a worker."""
-    assert (await elastic(describe, env={"TMPDIR": str(tmp_path)})).code == 0
+    assert (await elastic(describe, **AGENT, env={"TMPDIR": str(tmp_path)})).code == 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,7 +213,6 @@ async def test_a_restart_of_one_node_keeps_the_result() -> None:
     """The agent of the other node does not count that restart, and its result still belongs to the job."""
 
     def fail_once() -> str:
-        import os
         import time
 
         failed, again = (os.path.join(os.environ["MARKERS"], name) for name in ("failed", "again"))
@@ -257,7 +238,6 @@ async def test_a_rank_killed_after_a_restart_is_named(tmp_path: Path) -> None:
     """The peer that lost its connection is not the cause, in any round."""
 
     def die_in_round_one() -> None:
-        import os
         import signal
         import time
 
@@ -278,7 +258,6 @@ async def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_na
     """Destructors of GPU libraries crash after the function has returned."""
 
     def crash_later() -> None:
-        import os
         import signal
         import threading
         import time
@@ -288,21 +267,21 @@ async def test_a_rank_that_crashes_while_it_waits_for_the_others_to_return_is_na
             return
         time.sleep(600)
 
-    ended = await elastic(crash_later)
+    ended = await elastic(crash_later, **AGENT)
     assert ended.first.rank == 1
     assert "SIGSEGV" in ended.first.message
 
 
-async def test_a_rank_that_vanishes_does_not_hang_the_job() -> None:
+@each_way
+async def test_a_rank_that_vanishes_does_not_hang_the_job(way: dict[str, Any]) -> None:
     """The agent of torch itself would wait for the return value of such a rank for ever."""
 
     def vanish() -> None:
-        import os
 
         if os.environ["RANK"] == "1":
             os._exit(0)
 
-    ended = await elastic(vanish)
+    ended = await elastic(vanish, **way)
     assert ended.code != 0
     assert (ended.first.rank, ended.first.error_type) == (1, outcomes.EXITED_EARLY)
 
@@ -311,7 +290,6 @@ async def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp
     """Only the end of its process is the end of a rank."""
 
     def redirect() -> None:
-        import os
         import time
 
         if os.environ["RANK"] == "0":
@@ -325,5 +303,5 @@ async def test_a_rank_that_points_its_output_elsewhere_is_not_taken_for_dead(tmp
         time.sleep(0.5)
         raise ValueError("the cause")
 
-    ended = await elastic(redirect, env={"MARKER": str(tmp_path / "marker")})
+    ended = await elastic(redirect, **AGENT, env={"MARKER": str(tmp_path / "marker")})
     assert (ended.first.rank, ended.first.message) == (1, "the cause")

@@ -169,7 +169,7 @@ def test_the_cluster_ends_and_removes_the_job_when_airflow_cannot() -> None:
 def test_queue_suspension_and_gang_are_on_the_job() -> None:
     """Kueue and the gang schedulers find their settings where they look for them."""
     gang = {"min_available": 2, "queue": "q", "priority_class": "p", "schedule_timeout_seconds": 0}
-    config = JOB.merged({"queue": "team-a", "suspend": True, "scheduling_policy": gang})
+    config = JOB.merged({"kueue_queue": "team-a", "suspend": True, "scheduling_policy": gang})
     manifest = pytorchjob(config, REQUEST).manifest
     assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert manifest["spec"]["runPolicy"]["suspend"] is True

@@ -5,15 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from airflow_distrib.core import packing
+from airflow_distrib.core.identity import JobIdentity
+from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.runner.lines import RankLine
 from airflow_distrib.runner.outcome import Outcome, earliest_failure
+from airflow_distrib.systems.elastic.config import Elastic
+from airflow_distrib.systems.elastic.local import local
 from airflow_distrib.systems.local.job import LocalJob
 from airflow_distrib.systems.local.plan import LocalPlan
 
 ONE = LocalPlan(specs.RANKS, 1)
 PAIR = LocalPlan(specs.RANKS, 2)
+
+
+IDENTITY = JobIdentity("dag", "run", "task", -1, 1)
+
+# Every way in which ranks of one node are started: by torch's agent, which a rendezvous asks for, or without it.
+AGENT: dict[str, Any] = {"rdzv_configs": {"timeout": 60}}
+WAYS = {
+    "spawned": {"start_method": "spawn"},
+    "forked": {"start_method": "fork"},
+    "spawned by the agent": {"start_method": "spawn", **AGENT},
+    "forked by the agent": {"start_method": "fork", **AGENT},
+}
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 class Ended:
@@ -59,3 +78,13 @@ async def run(
     finally:
         await job.close()
     return Ended(code, found, lines)
+
+
+def plan(config: Elastic) -> LocalPlan:
+    """Render for this machine."""
+    return local(config, JobRequest(identity=IDENTITY))
+
+
+async def elastic(function: Callable[..., Any], *args: Any, **fields: Any) -> Ended:
+    """Run a function under torchrun."""
+    return await run(function, *args, plan=plan(Elastic(**{"nproc_per_node": 2, **fields})))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -15,15 +14,12 @@ import pytest
 
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.core.identity import JobIdentity
-from airflow_distrib.core.reference import JobRef
 from airflow_distrib.jobs.request import JobRequest
 from airflow_distrib.runner import outcome as outcomes
-from airflow_distrib.runner import process
 from airflow_distrib.runner import spec as specs
 from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.elastic.local import local as elastic_plan
 from airflow_distrib.systems.local.job import port_for
-from airflow_distrib.systems.local.jobs import NAME, LocalJobs
 from airflow_distrib.systems.local.plan import LocalPlan
 from local_jobs import ONE, run
 
@@ -62,7 +58,6 @@ async def test_output_of_subprocesses_and_of_c_code_is_prefixed_too() -> None:
     """The rank is known for every line that reaches its descriptor, not only for what Python prints."""
 
     def talk() -> None:
-        import subprocess
 
         subprocess.run(["echo", "from a child"], check=True)
         os.write(2, b"from C\n")
@@ -74,7 +69,6 @@ async def test_a_failing_rank_ends_the_others_at_once() -> None:
     """Nobody waits for the peers of a rank that raised."""
 
     def fail_on_one() -> None:
-        import time
 
         print("rank", os.environ["RANK"])
         if os.environ["RANK"] == "1":
@@ -129,7 +123,6 @@ async def test_a_killed_rank_is_reported_with_its_signal() -> None:
 
     def kill_one() -> None:
         import signal
-        import time
 
         if os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -161,7 +154,6 @@ async def test_a_stop_is_reported_as_such_even_if_the_function_then_returns() ->
 
     def save_on_term() -> str:
         import signal
-        import time
 
         stop = []
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
@@ -187,7 +179,6 @@ async def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -
 
     def ignore() -> None:
         import signal
-        import time
 
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("ready", flush=True)
@@ -197,46 +188,10 @@ async def test_a_rank_that_ignores_the_stop_is_killed_after_the_grace_period() -
     assert ended.first.kind == outcomes.TERMINATED
 
 
-async def test_children_that_outlive_their_rank_are_killed() -> None:
-    """The whole process group goes, so that no memory and no GPU stays in use."""
-
-    def leave_a_child() -> int:
-        import subprocess
-
-        return subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
-
-    ended = await run(leave_a_child, plan=ONE)
-    pid = int(ended.outcomes[0].result or 0)
-    assert not Path(f"/proc/{pid}").exists() or process.start_time(pid) is None
-
-
-async def test_a_child_that_holds_the_output_open_does_not_hold_the_job() -> None:
-    """The job is over when its ranks are, although somebody could still write to the log."""
-
-    def leave_a_talking_child() -> None:
-        import subprocess
-
-        subprocess.Popen(["sleep", "600"])
-
-    assert (await run(leave_a_talking_child)).code == 0
-
-
-async def test_a_child_that_floods_the_output_does_not_hold_the_job() -> None:
-    """The job ends even while a process writes faster than anybody reads."""
-
-    def leave_a_flood() -> None:
-        import subprocess
-
-        subprocess.Popen(["yes", "flood"])
-
-    assert (await run(leave_a_flood, plan=ONE, log_ranks=[])).code == 0
-
-
 async def test_peers_of_a_rank_that_vanished_do_not_wait_for_it() -> None:
     """A rank that calls os._exit(0) reports nothing, and the others would wait for it for ever."""
 
     def vanish() -> None:
-        import time
 
         if os.environ["RANK"] == "1":
             os._exit(0)
@@ -252,7 +207,6 @@ async def test_a_rank_that_returned_and_was_then_stopped_is_not_the_cause() -> N
 
     def linger() -> None:
         import threading
-        import time
 
         if os.environ["RANK"] == "1":
             threading.Thread(target=time.sleep, args=(600,)).start()
@@ -396,59 +350,3 @@ async def test_a_file_that_is_no_interpreter_is_an_error_that_names_it(mode: int
     (tmp_path / "python").chmod(mode)
     with pytest.raises(ConfigError, match=f"^python: '{tmp_path}/python' cannot be started on "):
         await run(print, python=str(tmp_path / "python"))
-
-
-def test_the_job_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    """SIGKILL of the Airflow task leaves no process and no folder on the worker."""
-    script = tmp_path / "starter.py"
-    script.write_text(
-        "import asyncio, time\n"
-        "from airflow_distrib.systems.local.job import LocalJob\n"
-        "from airflow_distrib.systems.local.plan import LocalPlan\n"
-        "from airflow_distrib.core import packing\n"
-        "async def go():\n"
-        "    payload = packing.pack(time.sleep, [600], {})\n"
-        "    job = await LocalJob.start(LocalPlan('ranks', 2), payload, options={})\n"
-        "    print(job.pid, job.directory, flush=True)\n"
-        "    await asyncio.sleep(600)\n"
-        "asyncio.run(go())\n"
-    )
-    starter = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert starter.stdout is not None
-    pid, folder = starter.stdout.readline().split()
-    time.sleep(0.5)
-    starter.kill()
-    starter.wait()
-    starter.stdout.close()
-    end = time.monotonic() + 20
-    while time.monotonic() < end and (_group(int(pid)) or Path(folder).exists()):
-        time.sleep(0.1)
-    assert _group(int(pid)) == []
-    assert not Path(folder).exists()
-
-
-def _group(group: int) -> list[int]:
-    """Living members of a process group."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] not in "ZX" and int(fields[2]) == group:
-            found.append(int(stat.parent.name))
-    return found
-
-
-async def test_a_leftover_is_ended_but_never_another_process_with_its_pid() -> None:
-    """The start time tells the job from a later process, and jobs of other machines are not touched."""
-    jobs = LocalJobs()
-    other = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
-    address = {"host": socket.gethostname(), "directory": "/nonexistent"}
-    assert await jobs.cancel(JobRef(NAME, "t", f"{other.pid}:1", address), confirm_for=1)
-    assert process.start_time(other.pid) is not None
-    mine = JobRef(NAME, "t", f"{other.pid}:{process.start_time(other.pid)}", address)
-    assert await jobs.cancel(mine, confirm_for=1)
-    assert await asyncio.wait_for(other.wait(), 5) == -signal.SIGKILL
-    elsewhere = JobRef(NAME, "t", "1:1", {"host": "another", "directory": "/nonexistent"})
-    assert not await jobs.cancel(elsewhere, confirm_for=1)
