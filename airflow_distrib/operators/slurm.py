@@ -110,6 +110,7 @@ class SlurmShellOperator(_ScriptOperator):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         outputs: Any = getattr(self, "outputs", None)
+        shell.check_known(getattr(self, "script", ""), getattr(self, "inputs", None) or {}, outputs or {})
         for name, each in outputs.items() if isinstance(outputs, Mapping) else ():
             if isinstance(each, SlurmOutput) and each.to is not None and not configs.is_template(each.to):
                 try:

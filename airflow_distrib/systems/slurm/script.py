@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from airflow_distrib.core.errors import ConfigError
@@ -16,6 +15,8 @@ FOLDER = "AIRFLOW_DISTRIB_FOLDER"
 RANKS = "AIRFLOW_DISTRIB_RANKS"
 RANKS_SCRIPT = "ranks.sh"
 _SHELLS = re.compile(r"#!\s*(?:/\S+/env\s+(?:-\S+\s+)*)?(?:\S*/)?(?:ba|da|k|z)?sh\b.*")
+
+_OTHERS = re.compile(r"#![^\n]*[kz]sh\b")
 
 # Ports that neither services nor the kernel's own choice take, one for each job of a node.
 _FIRST_PORT, _PORTS = 20000, 10000
@@ -53,17 +54,37 @@ def is_shell(script: str) -> bool:
     return not first.startswith("#!") or bool(_SHELLS.fullmatch(first.strip()))
 
 
+def evaluates_little(script: str) -> bool:
+    """Whether a script is for bash or sh, which unlike ksh and zsh calculate only where they are told to."""
+    return is_shell(script) and not _OTHERS.match(plain(script))
+
+
 def plain(script: str) -> str:
-    """A script as it is meant: indented in a DAG file, or begun on the line after the quotes."""
-    return textwrap.dedent(script.replace("\r\n", "\n").lstrip("\n"))
+    """A script as it is meant: indented in a DAG file, begun on the line after the quotes, or with a Windows editor."""
+    return dedented(script).lstrip("\n")
+
+
+def dedented(script: str) -> str:
+    """The same with all of its lines.
+
+    Nothing else changes: text in quotes may hold blanks, carriage returns and form feeds of its own.
+    """
+    if "\n" in script and script.count("\r\n") == script.count("\n"):
+        script = script.replace("\r\n", "\n")
+    lines = script.split("\n")
+    filled = [line for line in lines if line.strip(" \t")]
+    margin = next((line[: len(line) - len(line.lstrip(" \t"))] for line in filled), "")
+    while any(not line.startswith(margin) for line in filled):
+        margin = margin[:-1]
+    return "\n".join(line.removeprefix(margin) if line.strip(" \t") else line[len(margin) :] for line in lines)
 
 
 def with_prelude(script: str, prelude: Sequence[str]) -> str:
     """A batch script with lines before its first command, after its ``#SBATCH`` lines."""
-    lines = plain(script).splitlines()
-    if not lines or not lines[0].startswith("#!"):
+    lines = plain(script).removesuffix("\n").split("\n")
+    if not lines[0].startswith("#!"):
         lines.insert(0, "#!/bin/bash")
-    head = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
+    head = next((n for n, line in enumerate(lines) if line.strip(" \t") and not line.startswith("#")), len(lines))
     return "\n".join([*lines[:head], *prelude, *lines[head:]]) + "\n"
 
 

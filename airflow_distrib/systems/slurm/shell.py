@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,13 +23,12 @@ from airflow_distrib.systems.slurm.submission import (
 
 
 def check_script(name: str, value: object) -> str:
-    """Check for a script; placeholders that would stay as they are, which nobody means, are refused."""
+    """Check for a script in which all places can stand, whatever their values."""
     text = configs.text(name, value)
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith("#SBATCH") and interpolation.PLACE.search(line):
-            raise ConfigError(name, f"line {number}: #SBATCH lines are no shell; use task_config=Sbatch(...)")
-        if wrong := re.search(r"\{(input|output)\.\w+\}", line):
-            raise ConfigError(name, f"line {number} says {wrong[0]}; write {{{wrong[1]}s. ...}}")
+    if script.is_shell(text):
+        _read(text)
+    elif interpolation.PLACE.search(text):
+        raise ConfigError(name, "takes inputs and outputs only if it is one of sh or bash; use env for others")
     return text
 
 
@@ -65,7 +63,7 @@ class ShellBody:
     """A script with variables before its first command.
 
     Attributes:
-        text: with the variables in it that its placeholders stand for.
+        text: with variables in its places.
         inputs: text by name, or a path below the private folder for what is uploaded.
     """
 
@@ -109,24 +107,65 @@ class ShellBody:
         return [*lines, f'mkdir -p -- "${script.FOLDER}"/outputs'] if kept else lines
 
 
+def _read(text: str) -> interpolation.Script:
+    return interpolation.read(script.dedented(text), sure=script.evaluates_little(text))
+
+
+def check_known(text: str, inputs: object, outputs: object) -> None:
+    """Check what is known when the DAG file is parsed; templates and upstream outputs still have to come.
+
+    Raises:
+        ConfigError: a place without a value, a value without a place, or one that could run as code.
+    """
+    if script.is_shell(text) and isinstance(inputs, Mapping) and isinstance(outputs, Mapping):
+        places = {name: None if _comes(each) else each.remote("/folder", name) for name, each in outputs.items()}
+        texts = {
+            name: None if _comes(each) or _is_file(each) else interpolation.text_of(f"inputs.{name}", each)
+            for name, each in inputs.items()
+        }
+        _check(_read(text), {"inputs": texts, "outputs": places}, outputs)
+
+
+def _comes(value: object) -> bool:
+    return configs.holds_template(value.values() if isinstance(value, configs.Config) else value)
+
+
+def _is_file(value: object) -> bool:
+    """Files and folders are Airflow's ObjectStoragePath, known by its shape."""
+    return hasattr(value, "protocol")
+
+
+def _check(
+    made: interpolation.Script, values: Mapping[str, Mapping[str, str | None]], outputs: Mapping[str, object]
+) -> None:
+    # The user's home is of no matter: ~ is written out before the script begins.
+    homes = {name: text and text.removeprefix("~") for name, text in values["outputs"].items()}
+    made.check({**values, "outputs": homes})
+    # The script itself may know where an output is.
+    private = {name: each for name, each in outputs.items() if isinstance(each, SlurmOutput) and each.location is None}
+    for kind, names in (("inputs", values["inputs"]), ("outputs", private)):
+        if unused := made.unused(kind, names):
+            raise ConfigError(f"{kind}.{unused}", f"is not in the script; put {{{kind}.{unused}}} there, or remove it")
+
+
 def of_shell(config: Sbatch, request: JobRequest) -> SlurmSubmission:
     """Render the script with its variables.
 
     Raises:
-        ConfigError: a placeholder without a value, or where a value could run as code.
+        ConfigError: a place without a value, a value without a place, or one that could run as code.
     """
     arguments = request.arguments
-    text, outputs = arguments["script"], arguments.get("outputs") or {}
-    if not script.is_shell(text) and interpolation.PLACE.search(text):
-        raise ConfigError("script", "takes inputs and outputs only if it is one of sh or bash; use env for others")
-    inputs = arguments.get("inputs") or {}
-    # Files and folders are Airflow's ObjectStoragePath, known by its shape.
-    files = {name: value for name, value in inputs.items() if hasattr(value, "protocol")}
+    text, outputs, inputs = arguments["script"], arguments.get("outputs") or {}, arguments.get("inputs") or {}
+    if not script.is_shell(text) and (inputs or outputs):
+        raise ConfigError("inputs" if inputs else "outputs", "are for scripts of sh or bash; use env for others")
+    files = {name: value for name, value in inputs.items() if _is_file(value)}
     paths = {name: f"inputs/{name}/{place.name or name}" for name, place in files.items()}
     texts = {
         name: interpolation.text_of(f"inputs.{name}", value) for name, value in inputs.items() if name not in files
     }
-    unplaced = ShellBody(text, texts, paths, outputs)
-    body = ShellBody(interpolation.interpolated(text, unplaced.values("/folder")), texts, paths, outputs)
-    uploads = {paths[name]: place for name, place in files.items()}
-    return submission(config, request, body, uploads=uploads, outputs=outputs)
+    made = _read(text) if script.is_shell(text) else interpolation.Script(text)
+    body = ShellBody(made.text, texts, paths, outputs)
+    _check(made, body.values(config.workdir or "/folder"), outputs)
+    return submission(
+        config, request, body, uploads={paths[name]: each for name, each in files.items()}, outputs=outputs
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_distrib.core.errors import ConfigError
-from airflow_distrib.systems.slurm.interpolation import assignments, interpolated, text_of
+from airflow_distrib.core.errors import ConfigError, MissingExtra
+from airflow_distrib.systems.slurm import shell_syntax
+from airflow_distrib.systems.slurm.interpolation import assignments, read, text_of
+from airflow_distrib.systems.slurm.shell_programs import WORD
 
 NASTY = "a b $(touch was-here) `touch was-here` \"q\" 's' \\ \n{x} ${HOME} * ;&|<>! #"
 
@@ -44,7 +47,9 @@ QUOTINGS = [
 def bash(script: str, value: str, folder: Path) -> str:
     """Return what a script prints with a value."""
     values = {"inputs": {"a": value}}
-    whole = "\n".join([*assignments(values), interpolated(script, values)])
+    made = read(script)
+    made.check(values)
+    whole = "\n".join([*assignments(values), made.text])
     done = subprocess.run(["bash"], input=whole.encode(), cwd=folder, capture_output=True, check=False)
     assert done.stderr == b"", (script, done.stderr)
     return done.stdout.decode()
@@ -74,65 +79,91 @@ def test_a_here_document_takes_values_too(tmp_path: Path) -> None:
 
 def test_everything_else_stays_as_it_is() -> None:
     """Users can write any shell, because all braces except our placeholders belong to it."""
-    script = "xs=(1 2); echo ${#xs[@]} {1..3} {a,b} ${x:-{}} $(f) '{inputs}' {inputs.} {input.a} {{inputs.b}\n"
-    with pytest.raises(ConfigError, match=r"line 1 says \{inputs.b\}, but inputs has a"):
-        interpolated(script, {"inputs": {"a": "1"}})
-    rest = script.replace("{{inputs.b}", "")
-    assert interpolated(rest, {"inputs": {"a": "1"}}) == rest
+    script = "xs=(1 2); echo ${#xs[@]} {1..3} {a,b} ${x:-{}} $(f) '{inputs} {input}' \f {in,out}puts {inputs.a}\n"
+    script += "echo 'a\r\n\n\n\u2028b'"
+    assert read(script).text == script.replace("{inputs.a}", '"${AIRFLOW_INPUTS_a}"')
+    assert read("echo '{{inputs.a}}'").text == "echo '{inputs.a}'"
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        (
+            "true\necho { inputs.x }",
+            "script: line 2 says { inputs.x }; write {inputs.name}, or {{ inputs.x }} for that text",
+        ),
+        ("echo {inputs[x]}", "line 1 says {inputs[x]}; write {inputs.name}"),
+        ("echo {input.x}", "line 1 says {input.x}; write {inputs.name}"),
+        ("echo ${inputs.x}", "line 1 says ${inputs.x}; write {inputs.name}"),
+        ("echo {outputs.x.y}", "line 1 says {outputs.x.y}; write {outputs.name}"),
+        ("echo \\{inputs.x}", "line 1 says {inputs.x} behind a backslash"),
+        ("echo $'\\{inputs.x}'", "line 1 says {inputs.x} behind a backslash"),
+        (
+            "true\ncat <<'E'\n{inputs.x}\nE",
+            "line 3 says {inputs.x} behind a backslash, or where the shell expands nothing",
+        ),
+        ("echo @(a|{inputs.x})", "line 1 says {inputs.x} behind a backslash, or where"),
+        ("if {inputs.x}; the\n", "script: line 1 cannot be read"),
+        ("echo ({inputs.x})", "script: line 1 cannot be read"),
+        ("for {inputs.x} in a; do :; done", "script: line 1 cannot be read"),
+    ],
+)
+def test_a_place_where_no_value_can_stand_is_refused(script: str, text: str) -> None:
+    """Mistakes in a script appear with their line when the DAG file is parsed, instead of as text in a job's log."""
+    with pytest.raises(ConfigError) as refused:
+        read(script)
+    assert text in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("echo $(( {inputs.a} ))", "in arithmetic"),
-        ("(( {inputs.a} > 1 ))", "in arithmetic"),
-        ("if(( {inputs.a} > 1 )); then :; fi", "in arithmetic"),
-        ("for((i={inputs.a};i<3;i++)); do :; done", "in arithmetic"),
-        ("echo $[ {inputs.a} ]", "in arithmetic"),
-        ("x[{inputs.a}]=1", "as an index"),
-        ("x[${y[0]}+{inputs.a}]=1", "as an index"),
-        ("x=([{inputs.a}]=1)", "as an index"),
-        ("echo ${x[{inputs.a}]}", "in ${...}"),
-        ("echo ${x:{inputs.a}}", "in ${...}"),
-        ('echo ${x:"{inputs.a}"}', "in ${...}"),
-        ("[[ {inputs.a} -eq 1 ]]", "in a comparison of numbers"),
-        ("[[ 1 -lt {inputs.a} ]]", "in a comparison of numbers"),
-        ("[[ {inputs.a} \\\n -gt 3 ]]", "in a comparison of numbers"),
-        ("[[ -v {inputs.a} ]]", "in a comparison of numbers"),
-        ("let y={inputs.a}", "for let"),
-        ("let \\\n y={inputs.a}", "for let"),
-        ("eval {inputs.a}", "for eval"),
-        ('X=1 eval "a; {inputs.a}"', "for eval"),
-        ("if eval 'a\n{inputs.a}'; then :; fi", "for eval"),
-        ('trap "echo {inputs.a}" EXIT', "for trap"),
-        ("declare -i n={inputs.a}", "for declare"),
-        ("read {inputs.a}", "for read"),
-        ("unset {inputs.a}", "for unset"),
-        ("printf -v {inputs.a} x", "for printf"),
-        ("test -v {inputs.a}", "for test"),
-        ("ssh host {inputs.a}", "for ssh"),
-        ('bash -c "echo {inputs.a}"', "in the text of another program"),
-        ('bash -c "cd /d && python t.py {inputs.a}"', "in the text of another program"),
-        ('srun bash -c "\ncmd {inputs.a}\n"', "in the text of another program"),
-        ('bash --login -c "x {inputs.a}"', "in the text of another program"),
-        ("env bash -o pipefail -c 'a && {inputs.a}'", "in the text of another program"),
-        ("python3 -c \"print('{inputs.a}')\"", "in the text of another program"),
-        ("awk '{ print \"{inputs.a}\" }' f", "in the text of another program"),
-        ('sbatch --wrap="x {inputs.a}"', "in the text of another program"),
-        ("cat <<'E'\n{inputs.a}\nE", "a quoted delimiter"),
-        ("cat <<E\n$(echo {inputs.a})\nE", "inside a substitution"),
-        ("cat <<E\n$(echo\n{inputs.a})\nE", "inside a substitution"),
-        ("bash <<E\necho {inputs.a}\nE", "for bash, which may evaluate it"),
-        ("srun python3 - <<E\nprint({inputs.a})\nE", "for srun, which may evaluate it"),
+        ("echo $(( {inputs.a} ))", "in arithmetic, which the shell evaluates; there it must be a number"),
+        ("[ 1 -eq {inputs.a} ]", "in a comparison of numbers; there it must be a number"),
+        ("true\neval {inputs.a}", "line 2 says {inputs.a} for eval, which runs it"),
+        ("bash -c 'x {inputs.a}'", "in the text of bash, which runs it; pass it as an argument of its own"),
+        ("{inputs.a} b", "as the name of a command"),
+        ("PATH={inputs.a}", "as the value of PATH, which is used for more than text"),
+        ("v={inputs.a}; (( v ))", "as the value of v, which is used for more than text"),
+        ("echo {inputs.a} | bash", "as the input of bash, which may run it"),
+        ("$CMD a {inputs.a}", "for a command that only the job knows; there it must be a number, or only letters"),
+        ("mine 'f({inputs.a})'", "inside a longer text for mine; there it must be a number, or only letters"),
+        ("find {inputs.a}", "for find; there it must be text that does not begin with a -"),
     ],
 )
-def test_where_the_shell_evaluates_a_text_it_is_refused(script: str, why: str) -> None:
-    """A value never runs as code, while a number, which is harmless there, is accepted in most of these positions."""
+def test_the_error_says_why_a_value_is_refused_and_what_may_stand_there(script: str, why: str) -> None:
+    """Users learn the line, the reason, and which values the place does take; numbers are taken nearly everywhere."""
+    made = read(script)
     with pytest.raises(ConfigError) as refused:
-        interpolated(script, {"inputs": {"a": "x[$(id)]"}})
+        made.check({"inputs": {"a": "-x[$(id)]"}})
     assert why in str(refused.value)
-    if "cat" not in script and "-v" not in script:
-        interpolated(script, {"inputs": {"a": "-12"}})
+    made.check({"inputs": {"a": "-1.5e-3"}})
+
+
+def test_values_that_still_have_to_come_are_checked_later() -> None:
+    """The names in a script are checked when the DAG file is parsed, even if an upstream task supplies the values."""
+    made = read("eval {inputs.a}")
+    made.check({"inputs": {"a": None}})
+    with pytest.raises(ConfigError, match=r"line 1 says \{inputs.a\}, but inputs has b"):
+        made.check({"inputs": {"b": None}})
+    with pytest.raises(ConfigError, match="there it must be a number"):
+        made.check({"inputs": {"a": "{{ template }}"}})
+
+
+def test_other_shells_take_only_words() -> None:
+    """ksh and zsh calculate with text in more places than bash, so no free text reaches them."""
+    assert read("echo {inputs.a}", sure=False).places[0].takes is WORD
+
+
+def test_a_missing_parser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install where Airflow runs."""
+    shell_syntax._program.cache_clear()
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
+    try:
+        with pytest.raises(MissingExtra, match=r"shfmt-py is not installed: pip install 'airflow-distrib\[slurm\]'"):
+            read("echo {inputs.never_before}")
+    finally:
+        shell_syntax._program.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_elastic_agents_are_one_task_on_each_node() -> None:
 
 def of_text(text: str, deadline_seconds: int | None = None, **config: Any) -> SbatchCall:
     """How sbatch is called for a shell script with an input."""
-    arguments = {"script": text, "inputs": {"x": 1}}
+    arguments = {"script": text, "inputs": {"x": 1} if "{inputs.x}" in text else {}}
     request = JobRequest(identity=IDENTITY, deadline_seconds=deadline_seconds, arguments=arguments)
     return shell.of_shell(Sbatch(**config), request).call("/folder")
 
@@ -226,7 +226,7 @@ def of_text(text: str, deadline_seconds: int | None = None, **config: Any) -> Sb
 def test_only_shells_get_lines_put_before_them() -> None:
     """Scripts in other languages stay as they are, and get their environment through sbatch."""
     for first in ("#!/bin/bash -e", "#!/bin/sh", "#!/usr/bin/env bash", "#!/usr/bin/env -S bash -eu", "#! /bin/zsh"):
-        assert "AIRFLOW_INPUTS_x=1" in of_text(f"{first}\necho").files["job.sh"].decode().splitlines()
+        assert "AIRFLOW_INPUTS_x=1" in of_text(f"{first}\necho {{inputs.x}}").files["job.sh"].decode().splitlines()
     assert of_text("echo").files["job.sh"].startswith(b"#!/bin/bash\n")
     python = of_text("#!/usr/bin/env python3\nprint()\n", env={"A": "b"})
     assert python.files["job.sh"] == b"#!/usr/bin/env python3\nprint()\n"
