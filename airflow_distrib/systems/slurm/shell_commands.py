@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from airflow_distrib.systems.slurm.shell_names import Argument, Functions
 from airflow_distrib.systems.slurm.shell_programs import (
     DATA,
     INTERPRETERS,
@@ -15,6 +16,7 @@ from airflow_distrib.systems.slurm.shell_programs import (
     WORD,
     Program,
     Takes,
+    is_shell,
     of_variable,
     program,
     words,
@@ -31,60 +33,13 @@ _STDIN = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 _BINARY = words("= == != < > -nt -ot -ef")
 COMPARES = words("-eq -ne -lt -le -gt -ge -v -R")
 _READS = {"read": "adinNptu", "mapfile": "CcdnOsu", "readarray": "CcdnOsu"}
+_RUNS = {
+    **dict.fromkeys(("awk", "gawk", "mawk", "nawk"), re.compile(r"system|getline|(?<!\|)\|(?!\|)")),
+    **dict.fromkeys(("perl", "ruby"), re.compile(r"system|exec|eval|open|qx|spawn|`|\|")),
+    "python": re.compile(r"system|exec|eval|open|subprocess|spawn|import_module|__import__|compile"),
+    "sed": re.compile(r"(?:^|[;{\n0-9$/])\s*e(?:\s|$)|/[A-Za-z0-9]*e[A-Za-z0-9]*$"),
+}
 _ADVICE = "which runs it; pass it as an argument of its own, as in sh -c '... \"$1\"' _ {inputs.x}"
-
-
-@dataclass(frozen=True)
-class Argument:
-    """A word of a command.
-
-    Attributes:
-        parts: its text; None for each part that a value or an expansion supplies.
-        place: whether a value of the DAG is in it.
-    """
-
-    parts: tuple[str | None, ...]
-    place: bool = False
-
-    @property
-    def text(self) -> str | None:
-        """All of it; None where an expansion supplies a part."""
-        return None if None in self.parts else self.around
-
-    @property
-    def around(self) -> str:
-        """What is known of it."""
-        return "".join(each or "" for each in self.parts)
-
-    @property
-    def start(self) -> str:
-        """What it begins with in any case."""
-        known = [*self.parts, None]
-        return "".join(each or "" for each in known[: known.index(None)])
-
-    @property
-    def name(self) -> str | None:
-        """The name of the command that it is, wherever it lies; None if only the job knows."""
-        known = [None, *self.parts][::-1]
-        last = "".join(each or "" for each in known[: known.index(None)][::-1])
-        return last.rpartition("/")[2] if "/" in last or None not in self.parts else None
-
-    @property
-    def is_option(self) -> bool:
-        return self.start.startswith(("-", "+")) and self.text not in ("-", "--")
-
-
-@dataclass(frozen=True)
-class Functions:
-    """The script's own functions and aliases.
-
-    Attributes:
-        takes: what their words take.
-        starters: functions that run their words as a command, and whether they take some away before.
-    """
-
-    takes: Mapping[str, Takes] = field(default_factory=dict)
-    starters: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Reading:
@@ -92,12 +47,14 @@ class Reading:
 
     Attributes:
         takes: for each word, what a value in it may be, and why no other.
+        code: words that the shell runs as they stand; each with a name where it has words of its own.
     """
 
     def __init__(self, arguments: Sequence[Argument], own: Functions) -> None:
         self.takes: list[tuple[Takes, str]] = [(TEXT, "")] * len(arguments)
         self._words, self._own = arguments, own
         self._stdin: list[Takes] = []
+        self.code: list[tuple[str, str]] = []
         if arguments:
             self._command(0)
 
@@ -118,6 +75,8 @@ class Reading:
         head = self._words[at]
         name = head.name if head.place is False else None
         if name is None:
+            if all(each.is_option for each in self._words[at + 1 :]):
+                self._stdin.append(NUMBER)
             self._limit(at, NUMBER if surely else WORD, "as the name of a command")
             self._of_variable_command(at)
         elif name in self._own.takes:
@@ -131,14 +90,11 @@ class Reading:
 
     def _function(self, name: str, at: int) -> None:
         """One of the script's own."""
-        shifts = self._own.starters.get(name)
-        takes = self._own.takes[name] if shifts is not True else min(WORD, self._own.takes[name])
         for each in range(at + 1, len(self._words)):
-            self._limit(each, takes, f"for {name}, which runs it or calculates with it")
-        if shifts is False and at + 1 < len(self._words):
-            self._command(at + 1)
-        elif shifts:
-            self._unknown(at)
+            self._limit(each, self._own.takes[name], f"for {name}, which runs it or calculates with it")
+        command = at + 1 + self._own.starters.get(name, len(self._words))
+        if command < len(self._words):
+            self._command(command)
 
     def _unknown(self, at: int) -> None:
         """A program of the user's own, behind which another may hide."""
@@ -168,6 +124,8 @@ class Reading:
 
     def _program(self, name: str, how: Program, at: int) -> None:
         """Options and operands, up to the one that says what runs."""
+        if name in ("eval", "trap"):
+            self.code += [("", each.text) for each in self._words[at + 1 :] if each.text]
         if how.any_stdin < TEXT:
             runs = any((other := program(each.name)) and other.first is NUMBER for each in self._words[at + 1 :])
             self._stdin.append(NUMBER if runs else how.any_stdin)
@@ -175,7 +133,9 @@ class Reading:
         for each in range(at + 1, len(self._words)):
             word = self._words[each]
             self._assigned(each)
-            if scan.body and (how.stops or not (word.is_option or scan.wants == "code")):
+            if word.text == "--" and not scan.body:
+                scan.wants, scan.unsure = "", False
+            elif scan.body and (how.stops or not (word.is_option or scan.wants == "code")):
                 self._limit(each, how.rest, f"for {name}")
             elif word.is_option and not (scan.wants == "code" and word.place):
                 self._option(name, how, each, scan)
@@ -183,10 +143,16 @@ class Reading:
                 self._value(name, how, each, scan)
             elif self._operand(name, how, each, scan):
                 return
-        if not (how.command or scan.body) or scan.reads_stdin:
-            self._stdin.append(how.stdin)
-        if how.command and not self._stdin:
-            self._stdin.append(WORD)
+        self._end(name, how, scan)
+
+    def _end(self, name: str, how: Program, scan: _Scan) -> None:
+        """What follows from all of its words."""
+        if scan.reads_stdin or not (how.command or scan.body):
+            self._stdin.append(NUMBER if scan.reads_stdin else how.stdin)
+        if how.command:
+            self._stdin += [] if self._stdin else [WORD]
+            for each in scan.vague:
+                self._limit(each, NUMBER, f"for {name}, which may take it for the name of a command")
 
     def _option(self, name: str, how: Program, at: int, scan: _Scan) -> None:
         word = self._words[at]
@@ -212,7 +178,10 @@ class Reading:
     def _value(self, name: str, how: Program, at: int, scan: _Scan) -> None:
         """The word after an option."""
         if scan.wants == "code":
+            text = self._words[at].text
             self._limit(at, NUMBER, f"in the text of {name}, {_ADVICE}")
+            scan.reads_stdin = scan.reads_stdin or text in _STDIN
+            self._code(name, text, at, scan)
             scan.body = scan.runs and not how.command
         elif scan.wants == "?" and not _COUNT.fullmatch(self._words[at].text or ""):
             self._limit(at, _doubtful(how), f"after an option of {name}")
@@ -231,6 +200,7 @@ class Reading:
             # Several words, or none.
             self._limit(at, WORD if how.command else how.first, f"for {name}")
             scan.unsure = True
+            scan.vague.append(at)
         elif scan.before:
             self._limit(at, _doubtful(how), f"for {name}")
             scan.before -= 1
@@ -246,7 +216,20 @@ class Reading:
             self._limit(at, _doubtful(how) if scan.unsure else how.first, f"for {name}{advice}")
             scan.body = True
             scan.reads_stdin = scan.reads_stdin or word.text in _STDIN
+            self._code(name, word.text, at, scan)
         return False
+
+    def _code(self, name: str, text: str | None, at: int, scan: _Scan) -> None:
+        """Code that the script holds; it may run its words, or its input."""
+        if text is None:
+            return
+        if is_shell(name) and scan.wants == "code":
+            self.code.append((text, text))
+        elif (runs := _RUNS.get(name.rstrip("0123456789."))) and runs.search(text):
+            self._stdin.append(NUMBER)
+            for each in range(len(self._words)):
+                if each != at:
+                    self._limit(each, NUMBER, f"for {name}, whose code runs other programs")
 
     def _unsure(self, at: int) -> None:
         """A word that may be the command, or the value of an option before it."""
@@ -315,6 +298,7 @@ class _Scan:
         body: whether what runs was found.
         runs: whether the option's value is what runs.
         reads_stdin: whether it is standard input that runs.
+        vague: operands that may be several words, or none.
     """
 
     before: int
@@ -324,3 +308,4 @@ class _Scan:
     body: bool = False
     runs: bool = False
     reads_stdin: bool = False
+    vague: list[int] = field(default_factory=list)

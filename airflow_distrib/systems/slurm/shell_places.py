@@ -8,19 +8,29 @@ walk is repeated until it finds no stricter use.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.systems.slurm import shell_commands, shell_syntax
-from airflow_distrib.systems.slurm.shell_commands import Argument, Functions, Reading
+from airflow_distrib.systems.slurm.shell_commands import Reading
+from airflow_distrib.systems.slurm.shell_names import (
+    TOKEN,
+    TOKEN_NAME,
+    VARIABLE,
+    Argument,
+    argument,
+    arguments,
+    declared,
+    file_of,
+    flags,
+    is_all_words,
+    own,
+    words_below,
+)
 from airflow_distrib.systems.slurm.shell_programs import NUMBER, TEXT, WORD, Takes, of_variable
 from airflow_distrib.systems.slurm.shell_syntax import Node, children, literal, nodes
 
-# Stands for a place while the script is parsed.
-_TOKEN = re.compile(r"\$\{AIRFLOW_PLACE_(\d+)\}")
-_TOKEN_NAME = re.compile(r"AIRFLOW_PLACE_(\d+)")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ARITHMETIC = "in arithmetic, which the shell evaluates"
 _PATTERN_OPS = ("#", "##", "%", "%%", "^", "^^", ",", ",,")
 PLAIN, DOUBLE, SINGLE, ANSI, COMMENT = "plain", "double", "single", "ansi", "comment"
@@ -70,17 +80,18 @@ class _Walk:
 
     Attributes:
         found: the places.
-        uses: the strictest use of each variable, and of the words of each function, as ``name()``.
+        uses: the strictest use of each variable, the empty name being any of them; of the words of each
+            function, as ``name()``; of its output, as ``name|``; and files that run, as ``<name``.
     """
 
     def __init__(self, tree: Node, known: Mapping[str, Takes], most: Takes) -> None:
         self.found: dict[int, Spot] = {}
         self.uses: dict[str, Takes] = {}
-        self._known, self._function = known, ""
+        self._tree, self._known, self._function = tree, known, ""
         self._cap = (most, "")
-        self._declared, self._own = _declared(tree), _own(tree, known)
+        self._declared, self._own = declared(tree), own(tree, known)
         for comment in (each["Text"] for each in nodes(tree) if isinstance(each.get("Text"), str)):
-            for number in _TOKEN.findall(comment):
+            for number in TOKEN.findall(comment):
                 self.found[int(number)] = Spot(TEXT, "", COMMENT)
         fed = [each for each in nodes(tree) if each.get("Op") == ">(" or each.get("Type") == "CoprocClause"]
         with self._at_most(*min((self._fed_to(each) for each in fed), default=(TEXT, ""))):
@@ -101,7 +112,7 @@ class _Walk:
             if kind == "DblQuoted":
                 self._word(part, takes, why, DOUBLE)
             elif kind == "SglQuoted":
-                for number in _TOKEN.findall(part.get("Value", "")):
+                for number in TOKEN.findall(part.get("Value", "")):
                     self._note(int(number), takes, why, ANSI if part.get("Dollar") else SINGLE)
             elif kind == "ParamExp":
                 self._parameter(part, takes, why, quoting)
@@ -116,21 +127,24 @@ class _Walk:
         self.found[number] = Spot(takes, why, quoting)
 
     def _used(self, name: str, takes: Takes) -> None:
-        if not (_VARIABLE.fullmatch(name) or name.isdecimal() or name in ("@", "*")):
+        if not (VARIABLE.fullmatch(name) or name.isdecimal() or name in ("@", "*")):
             return
-        key = name if _VARIABLE.fullmatch(name) else f"{self._function}()"
+        key = name if VARIABLE.fullmatch(name) else f"{self._function}()"
         takes = min(takes, self._cap[0])
         if takes < self.uses.get(key, TEXT):
             self.uses[key] = takes
 
     def _parameter(self, part: Node, takes: Takes, why: str, quoting: str) -> None:
         name = part.get("Param", {}).get("Value", "")
-        if place := _TOKEN_NAME.fullmatch(name):
+        if place := TOKEN_NAME.fullmatch(name):
             self._note(int(place[1]), takes, why, quoting)
             return
         more = part.get("Exp") or {}
         prompt = more.get("Op") == "@" and literal(more.get("Word")) in ("P", "E")
         self._used(name, NUMBER if part.get("Excl") or prompt else TEXT if part.get("Length") else takes)
+        if part.get("Excl") and min(takes, self._cap[0]) is NUMBER:
+            # It may be any variable that is evaluated.
+            self.uses[""] = NUMBER
         self._word(
             more.get("Word"),
             min(takes, self._of(name)) if more.get("Op") in ("=", ":=") else takes,
@@ -142,20 +156,24 @@ class _Walk:
         self._arithmetic(children(part, "Slice", "Index"))
 
     def _arithmetic(self, tree: object) -> None:
-        for each in _words_below(tree):
+        for each in words_below(tree):
             self._word(each, NUMBER, _ARITHMETIC, DOUBLE)
-            for name in _VARIABLE.findall(literal(each) or ""):
+            for name in VARIABLE.findall(literal(each) or ""):
                 self._used(name, NUMBER)
 
     def _of(self, name: str) -> Takes:
         """What a variable takes, because of what it is and how it is used."""
-        return min(
-            of_variable(name), self._declared.get(name, TEXT), self._declared.get("", TEXT), self._known.get(name, TEXT)
-        )
+        found = (each.get(key, TEXT) for each in (self._declared, self._known) for key in (name, ""))
+        return min(of_variable(name), *found)
 
     def _assign(self, node: Node, own: Takes = TEXT) -> None:
         name = node.get("Name", {}).get("Value", "")
         takes = min(self._of(name), own)
+        value = literal(node.get("Value")) or ""
+        if takes is NUMBER and of_variable(name) is TEXT and " " not in value:
+            # Names in arithmetic are evaluated in their turn.
+            for each in VARIABLE.findall(value):
+                self._used(each, NUMBER)
         why = f"as the value of {name}, which is used for more than text"
         self._arithmetic(children(node, "Index"))
         self._word(node.get("Value"), takes, why)
@@ -171,45 +189,90 @@ class _Walk:
 
     def _statement(self, statement: Node) -> None:
         command = statement.get("Cmd") or {}
-        for redirect in children(statement, "Redirs"):
-            self._redirect(redirect, command)
+        redirects = children(statement, "Redirs")
+        for redirect in redirects:
+            self._redirect(redirect, command, statement)
+        written = [file_of(each.get("Word")) for each in redirects if ">" in each["Op"]]
         if command:
-            _HANDLERS[command["Type"]](self, command)
+            with self._at_most(self._run_later(written), "in a file that the script runs"):
+                _HANDLERS[command["Type"]](self, command)
 
-    def _redirect(self, redirect: Node, command: Node) -> None:
-        operator = redirect["Op"]
+    def _run_later(self, files: list[str | None]) -> Takes:
+        """What may be written to files."""
+        return min((self._known.get(f"<{each}", TEXT) for each in files), default=TEXT)
+
+    def _redirect(self, redirect: Node, command: Node, statement: Node) -> None:
+        operator, word = redirect["Op"], redirect.get("Word")
         if operator.startswith("<<") or operator in ("<", "<>"):
-            takes, why = self._fed_to(command, WORD)
+            # What exec redirects is for all commands.
+            exec_only = [literal(each) for each in children(command, "Args")] == ["exec"]
+            takes, why = self._fed_to(self._tree if exec_only else command, WORD)
+            written = [file_of(each.get("Word")) for each in children(statement, "Redirs") if ">" in each["Op"]]
+            takes = min(takes, self._run_later(written), NUMBER if redirect.get("N") else TEXT)
             if operator in ("<", "<>"):
                 takes = TEXT if takes > NUMBER else NUMBER
+                self._runs(word, takes)
             self._word(redirect.get("Hdoc"), takes, why, DOUBLE)
         else:
             takes, why = (NUMBER if operator in (">&", "<&") else TEXT), "as the number of a file"
-        self._word(redirect.get("Word"), NUMBER if redirect.get("Hdoc") else takes, why)
+        self._word(word, NUMBER if redirect.get("Hdoc") else takes, why)
 
-    def _fed_to(self, tree: Node, unknown: Takes = TEXT) -> tuple[Takes, str]:
+    def _runs(self, word: Node | None, takes: Takes) -> None:
+        """Note a file that runs."""
+        if takes is NUMBER and (name := file_of(word)):
+            self.uses[f"<{name}"] = NUMBER
+
+    def _fed_to(self, tree: Node, unknown: Takes = TEXT, seen: frozenset[str] = frozenset()) -> tuple[Takes, str]:
         """What standard input of commands takes."""
-        calls = [each for each in nodes(tree) if each.get("Type") == "CallExpr" and each.get("Args")]
         if tree.get("Type") != "CallExpr":
             unknown = TEXT
         found = (TEXT, "")
-        for call in calls:
-            words = _arguments(call)
-            takes = Reading(words, self._own).stdin(unknown)
-            names = [each.text for each in words[1:] if each.text and _VARIABLE.fullmatch(each.text)]
-            if words[0].name in ("read", "mapfile", "readarray"):
+        for call in (each for each in nodes(tree) if each.get("Type") == "CallExpr" and each.get("Args")):
+            words = arguments(call)
+            name, reading = words[0].name or "", Reading(words, self._own)
+            takes = reading.stdin(unknown)
+            if name in ("read", "mapfile", "readarray"):
+                names = [each.text for each in words[1:] if each.text and VARIABLE.fullmatch(each.text)]
                 takes = min([takes, self._of("REPLY"), self._of("MAPFILE"), *map(self._of, names)])
+            elif name == "tee":
+                takes = min(takes, self._run_later([file_of(each) for each in call["Args"][1:]]))
+            trees = [] if name in seen else list(self._own.bodies.get(name, []))
+            codes = [_code(text) for _, text in reading.code if text not in seen]
+            trees += [each for each in codes if each is not None]
+            deeper = seen | {name, *(text for _, text in reading.code)}
+            takes = min([takes, *(self._fed_to(each, TEXT, deeper)[0] for each in trees)])
             found = min(found, (takes, f"as the input of {words[0].around or 'a program'}, which may run it"))
         return found
 
     def _call(self, call: Node) -> None:
         for each in children(call, "Assigns"):
             self._assign(each)
-        words = _arguments(call)
-        kept = self._kept_by(words)
-        for word, (takes, why) in zip(children(call, "Args"), Reading(words, self._own).takes, strict=True):
-            if not (word is call["Args"][0] and _is_all_words(word)):
-                self._word(word, *min((takes, why), kept, key=lambda each: each[0]))
+        words, given = arguments(call), children(call, "Args")
+        reading, kept = Reading(words, self._own), self._kept_by(words)
+        kept = min([kept, *(self._nested(scope, text) for scope, text in reading.code)], key=lambda each: each[0])
+        for at, (word, (takes, why)) in enumerate(zip(given, reading.takes, strict=True)):
+            if at == 0 and is_all_words(word):
+                self._used("@", TEXT if self._function in self._own.bodies else NUMBER)
+                continue
+            self._word(word, *min((takes, why), kept, key=lambda each: each[0]))
+            self._runs(word, NUMBER if at == 0 and "/" in words[0].around else takes)
+        if words and words[0].name in self._own.bodies:
+            self._printed_by(words[0].name or "")
+
+    def _printed_by(self, function: str) -> None:
+        """Note what becomes of a function's output."""
+        key = f"{function}|"
+        self.uses[key] = min(self._cap[0], self.uses.get(key, TEXT))
+
+    def _nested(self, scope: str, text: str) -> tuple[Takes, str]:
+        """Walk over code in a word; what the words after it take, which are its own."""
+        tree, before = _code(text), self._function
+        if tree is None:
+            return NUMBER, "for code that cannot be read"
+        self._function = scope or before
+        self._statements(tree)
+        self._function = before
+        return (self._known.get(f"{scope}()", TEXT) if scope else TEXT), "for code that runs it or calculates with it"
 
     def _kept_by(self, words: list[Argument]) -> tuple[Takes, str]:
         """What the words of a command take because of the variables that it sets."""
@@ -228,15 +291,16 @@ class _Walk:
         self._statement(node["Y"])
 
     def _declare(self, node: Node) -> None:
-        flags = _flags(node)
-        own = NUMBER if set("ain") & set(flags.lower()) and node["Variant"]["Value"] != "export" else TEXT
+        given = set(flags(node).lower())
+        evaluated = NUMBER if set("ain") & given and node["Variant"]["Value"] != "export" else TEXT
         for each in children(node, "Args"):
             value = each.get("Value")
             if each.get("Name"):
-                self._assign(each, TEXT if each.get("Array") else own)
+                array = f"{each['Name']['Value']}[]" in self._declared
+                self._assign(each, TEXT if each.get("Array") else NUMBER if array else evaluated)
             elif value:
-                known = shell_commands.SETS.fullmatch(_argument(value).start)
-                self._word(value, min(own, self._of(known[1])) if known else NUMBER, "as the name of a variable")
+                known = shell_commands.SETS.fullmatch(argument(value).start)
+                self._word(value, min(evaluated, self._of(known[1])) if known else NUMBER, "as the name of a variable")
 
     def _loop(self, node: Node) -> None:
         loop = node["Loop"]
@@ -244,6 +308,8 @@ class _Walk:
         for each in children(loop, "Items"):
             self._word(each, takes, "for a variable that is used for more than text")
         self._arithmetic(children(loop, "Init", "Cond", "Post"))
+        if "Name" in loop and not loop.get("Items"):
+            self._used("@", takes)
         self._statements(node, "Do")
 
     def _case(self, node: Node) -> None:
@@ -255,7 +321,8 @@ class _Walk:
 
     def _define(self, node: Node) -> None:
         before, self._function = self._function, node["Name"]["Value"]
-        self._statement(node["Body"])
+        with self._at_most(self._known.get(f"{self._function}|", TEXT), "in a function whose output runs"):
+            self._statement(node["Body"])
         self._function = before
 
     def _test(self, node: Node) -> None:
@@ -297,88 +364,9 @@ _HANDLERS: Mapping[str, Callable[[_Walk, Node], None]] = {
 }
 
 
-def _argument(word: Node) -> Argument:
-    parts: list[str | None] = []
-    for each in shell_syntax.unquoted(word):
-        # A place in single quotes is text to the parser.
-        split = [each] if each is None else _TOKEN.split(each)
-        parts += [
-            None if number % 2 else text for number, text in enumerate(split) if number % 2 or text or len(split) == 1
-        ]
-    return Argument(tuple(parts), _holds_place(word))
-
-
-def _arguments(call: Node) -> list[Argument]:
-    return [_argument(each) for each in children(call, "Args")]
-
-
-def _holds_place(word: Node) -> bool:
-    """Whether a value is in a word itself, and not only in a substitution."""
-    return any(
-        (part["Type"] == "DblQuoted" and _holds_place(part))
-        or (part["Type"] == "SglQuoted" and _TOKEN.search(part.get("Value", "")) is not None)
-        or (part["Type"] == "ParamExp" and _TOKEN_NAME.fullmatch(part.get("Param", {}).get("Value", "")) is not None)
-        for part in word.get("Parts", [])
-    )
-
-
-def _words_below(tree: object) -> Iterator[Node]:
-    """The outermost words of a tree."""
-    if isinstance(tree, list):
-        for each in tree:
-            yield from _words_below(each)
-    elif isinstance(tree, dict):
-        if tree.get("Type") == "Word" or ("Parts" in tree and "Type" not in tree):
-            yield tree
-        else:
-            yield from _words_below(list(tree.values()))
-
-
-def _flags(node: Node) -> str:
-    bare = [each.get("Value") for each in children(node, "Args") if not each.get("Name")]
-    return "".join(text[1:] for each in bare if (text := literal(each) or "").startswith(("-", "+")))
-
-
-def _declared(tree: Node) -> dict[str, Takes]:
-    """Variables whose values the shell evaluates, wherever it is told so; the empty name is for all."""
-    found: dict[str, Takes] = {}
-    for node in nodes(tree):
-        if node.get("Type") == "CallExpr":
-            words = _arguments(node)
-            if {each.name for each in words} & {"declare", "typeset", "local"}:
-                found[""] = NUMBER
-        if node.get("Type") != "DeclClause" or node["Variant"]["Value"] in ("export", "readonly"):
-            continue
-        arguments = children(node, "Args")
-        hidden = any(not each.get("Name") and literal(each.get("Value")) is None for each in arguments)
-        if hidden or set("inaA") & set(_flags(node)):
-            evaluated = hidden or set("in") & set(_flags(node))
-            names = [each["Name"]["Value"] for each in arguments if each.get("Name")]
-            found.update(dict.fromkeys(names, NUMBER) if evaluated else {})
-            if hidden:
-                found[""] = NUMBER
-    return found
-
-
-def _is_all_words(word: Node) -> bool:
-    """Whether a word is ``"$@"``, with which a function runs its words."""
-    parts = word.get("Parts", [])
-    inner = parts[0].get("Parts", parts) if len(parts) == 1 else []
-    return len(inner) == 1 and inner[0].get("Param", {}).get("Value") in ("@", "*")
-
-
-def _own(tree: Node, known: Mapping[str, Takes]) -> Functions:
-    """The script's functions and aliases; commands that are hashed are what the script says."""
-    takes: dict[str, Takes] = {}
-    starters: dict[str, bool] = {}
-    for node in nodes(tree):
-        if node.get("Type") == "FuncDecl":
-            name = node["Name"]["Value"]
-            takes[name] = min(known.get(f"{name}()", TEXT), takes.get(name, TEXT))
-            calls = [each for each in nodes(node) if each.get("Type") == "CallExpr"]
-            if any(_is_all_words(each["Args"][0]) for each in calls if each.get("Args")):
-                starters[name] = any(literal(each["Args"][0]) == "shift" for each in calls if each.get("Args"))
-        elif node.get("Type") == "CallExpr" and (words := _arguments(node)) and words[0].name in ("alias", "hash"):
-            for each in words[1:]:
-                takes[each.start.partition("=")[0]] = NUMBER
-    return Functions(takes, starters)
+def _code(text: str) -> Node | None:
+    """The syntax of code in a word."""
+    try:
+        return shell_syntax.parsed(text)
+    except ConfigError:
+        return None

@@ -137,7 +137,7 @@ _KINDS: Iterable[tuple[str, Program]] = [
     (
         "eval let trap su runuser alias unalias unset ssh parallel watch at batch hash enable bind complete compgen "
         "compopt getopts expect dc bc ed ex vi vim emacs gdb lldb m4 telnet nc ncat socat tclsh wish sftp hyperfine "
-        "pdsh clush psh dsh crontab declare typeset local",
+        "pdsh clush psh dsh crontab jobs declare typeset local",
         _ALL_CODE,
     ),
     ("sh bash dash ash ksh mksh zsh csh tcsh fish rbash pwsh", _SHELL),
@@ -276,6 +276,11 @@ _SPECIAL = re.compile(
 def of_variable(name: str) -> Takes:
     """What a variable of this name takes."""
     return NUMBER if _SPECIAL.fullmatch(name) else TEXT
+
+
+def is_shell(name: str) -> bool:
+    """Whether a program is a shell."""
+    return _PROGRAMS.get(name) is _SHELL
 
 
 def program(name: str | None) -> Program | None:

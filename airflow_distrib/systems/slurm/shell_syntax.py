@@ -26,6 +26,7 @@ _ESCAPED_IN_QUOTES = re.compile(r'\\(["\\$`])')
 _VARIES = frozenset({"ParamExp", "CmdSubst", "ArithmExp", "ProcSubst", "ExtGlob", "BraceExp"})
 
 
+@functools.lru_cache(256)
 def parsed(script: str) -> Node:
     """The tree of a script.
 

@@ -161,7 +161,7 @@ def test_a_missing_parser_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "files", lambda name: None)
     try:
         with pytest.raises(MissingExtra, match=r"shfmt-py is not installed: pip install 'airflow-distrib\[slurm\]'"):
-            read("echo {inputs.never_before}")
+            read("echo not read before: {inputs.a}")
     finally:
         shell_syntax._program.cache_clear()
 
