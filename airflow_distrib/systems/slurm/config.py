@@ -21,7 +21,7 @@ from airflow_distrib.systems.slurm.checks import (
 )
 
 # Options of sbatch that would break what this package relies on.
-_OURS: Mapping[str, str] = {
+OURS: Mapping[str, str] = {
     "parsable": "the job's id is read from it",
     "wrap": "use SlurmShellOperator",
     "wait": "the task waits by itself",
@@ -55,8 +55,8 @@ def _free(name: str, value: object) -> dict[str, object]:
         where = f"{name}[{given!r}]"
         if not _NAME.fullmatch(option):
             raise ConfigError(where, "must be the long name of an option of sbatch, such as 'switches'")
-        if option in _OURS:
-            raise ConfigError(where, f"cannot be set: {_OURS[option]}")
+        if option in OURS:
+            raise ConfigError(where, f"cannot be set: {OURS[option]}")
         if option.replace("-", "_") in Sbatch.option_fields():
             raise ConfigError(where, f"is the field {option.replace('-', '_')} of the config; set it there")
         if not (item is None or isinstance(item, bool)):

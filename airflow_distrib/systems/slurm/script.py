@@ -7,7 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from airflow_distrib.core.errors import ConfigError
+from airflow_distrib.systems.slurm import directives
 from airflow_distrib.systems.slurm.config import PLACE, Slurm
+from airflow_distrib.systems.slurm.shell_syntax import bare, nodes, parsed
 
 # Variables of the prelude; the user's own script sees them too.
 FOLDER = "AIRFLOW_DISTRIB_FOLDER"
@@ -17,6 +19,9 @@ RANKS_SCRIPT = "ranks.sh"
 _SHELLS = re.compile(r"#!\s*(?:/\S+/env\s+(?:-\S+\s+)*)?(?:\S*/)?(?:ba|da|k|z)?sh\b.*")
 
 _OTHERS = re.compile(r"#![^\n]*[kz]sh\b")
+
+# Stands for the ranks while the script is parsed.
+_COMMAND = "airflow_distrib_ranks"
 
 # Ports that neither services nor the kernel's own choice take, one for each job of a node.
 _FIRST_PORT, _PORTS = 20000, 10000
@@ -121,14 +126,40 @@ def of_function(
     return with_prelude(script, before).replace(PLACE, f"sh {shlex.quote(f'{folder}/{RANKS_SCRIPT}')}"), f"{ranks}\n"
 
 
-def check_function_script(config: Slurm) -> None:
-    """Check the user's script around the ranks.
+def checked_script(config: Slurm) -> Slurm:
+    """Check the user's script around the ranks, and take over what its ``#SBATCH`` lines say.
 
     Raises:
-        ConfigError: it is no script of a shell.
+        ConfigError: it is no script of a shell, or the ranks cannot start where it says so.
     """
-    if config.script is not None and not is_shell(config.script):
+    if config.script is None:
+        return config
+    if not is_shell(config.script):
         raise ConfigError("script", "must be a script of sh or bash, where the ranks can be started")
+    text = dedented(config.script)
+    config = directives.applied(config, text)
+    if evaluates_little(text):
+        _check_place(config, text)
+    return config
+
+
+def _check_place(config: Slurm, text: str) -> None:
+    """The place must be a command, which starts the ranks once."""
+    line = text[: text.index(PLACE)].count("\n") + 1
+    calls = [each["Args"] for each in nodes(parsed(text.replace(PLACE, _COMMAND))) if each.get("Args")]
+    call = next((words for words in calls if _COMMAND in map(bare, words)), None)
+    if call is None:
+        raise ConfigError(
+            "script", f"line {line} says {PLACE} in a comment, in quotes or in a word; it must be a command of its own"
+        )
+    before = [bare(each) for each in call]
+    starters = ["mpirun", "mpiexec", *(["srun"] if config.uses_srun else [])]
+    if found := [each for each in before[: before.index(_COMMAND)] if each in starters]:
+        raise ConfigError(
+            "script",
+            f"line {line} says {found[0]} before {PLACE}, which starts the ranks by itself; remove {found[0]}, and "
+            "write its options into srun_options",
+        )
 
 
 def _strictly(lines: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from airflow_distrib.core import config as configs
 from airflow_distrib.core.errors import ConfigError
 from airflow_distrib.jobs.launcher import Argument
 from airflow_distrib.jobs.request import JobRequest
-from airflow_distrib.systems.slurm import interpolation, script
+from airflow_distrib.systems.slurm import directives, interpolation, script
 from airflow_distrib.systems.slurm.config import Sbatch
 from airflow_distrib.systems.slurm.outputs import SlurmOutput
 from airflow_distrib.systems.slurm.submission import (
@@ -17,7 +17,6 @@ from airflow_distrib.systems.slurm.submission import (
     SbatchCall,
     SlurmSubmission,
     passing_on,
-    sets_time,
     submission,
 )
 
@@ -25,6 +24,9 @@ from airflow_distrib.systems.slurm.submission import (
 def check_script(name: str, value: object) -> str:
     """Check for a script in which all places can stand, whatever their values."""
     text = configs.text(name, value)
+    for number, line in enumerate(script.dedented(text).split("\n"), 1):
+        if line.startswith("#SBATCH") and interpolation.PLACE.search(line):
+            raise ConfigError(name, f"line {number}: #SBATCH lines are no shell; use task_config=Sbatch(...)")
     if script.is_shell(text):
         _read(text)
     elif interpolation.PLACE.search(text):
@@ -72,10 +74,6 @@ class ShellBody:
     uploaded: Mapping[str, str]
     outputs: Mapping[str, SlurmOutput]
     folder_for_output = True
-
-    @property
-    def own_time(self) -> bool:
-        return sets_time(self.text)
 
     def values(self, folder: str) -> dict[str, dict[str, str]]:
         """What the placeholders stand for."""
@@ -163,6 +161,7 @@ def of_shell(config: Sbatch, request: JobRequest) -> SlurmSubmission:
     texts = {
         name: interpolation.text_of(f"inputs.{name}", value) for name, value in inputs.items() if name not in files
     }
+    config = directives.applied(config, script.dedented(text))
     made = _read(text) if script.is_shell(text) else interpolation.Script(text)
     body = ShellBody(made.text, texts, paths, outputs)
     _check(made, body.values(config.workdir or "/folder"), outputs)

@@ -164,6 +164,7 @@ class Reading:
             scan.wants = ""
         elif how.has("code", option):
             scan.runs = how.is_body(option)
+            scan.reads_stdin = scan.reads_stdin or option.partition("=")[2] in _STDIN
             self._limit(at, NUMBER, f"in {option.partition('=')[0]} of {name}, {_ADVICE}")
             scan.wants = "" if whole or None in word.parts else "code"
         elif how.has("data", option):

@@ -258,8 +258,8 @@ DATA = words(
     "diff dirname du echo egrep exit expand false fgrep file fmt fold free grep gunzip gzip head hostname id join kill "
     "ln logger ls mapfile md5sum mkdir mktemp mv nl nproc nvidia-smi od paste popd printenv printf pushd pwd read "
     "readarray readlink realpath return rev rm rmdir sacct scancel scontrol seq sha1sum sha256sum sha512sum "
-    "shift sinfo sleep squeue sstat stat tac tail tee test touch tr true truncate ulimit umask uname uniq unxz wc xxd xz zcat "
-    "zstd"
+    "shift sinfo sleep squeue sstat stat tac tail tee test touch tr true truncate ulimit umask uname uniq unxz wc "
+    "xxd xz zcat zstd"
 )
 
 # Variables that the shell, or a program, takes for more than text.

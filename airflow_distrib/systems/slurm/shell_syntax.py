@@ -19,7 +19,7 @@ from airflow_distrib.core.errors import ConfigError, MissingExtra
 Node: TypeAlias = dict[str, Any]
 
 _PACKAGE, _SECONDS = "shfmt-py", 60
-_ERROR = re.compile(r"[^\n]*?:(\d+):(?:\d+:)? ([^\n]*)")
+_ERROR = re.compile(r"(?:<[^>\n]*>:)?(\d+):(?:\d+:)? ([^\n]*)")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED_IN_QUOTES = re.compile(r'\\(["\\$`])')
 # What takes expansions, and so can come out as anything.
@@ -40,7 +40,7 @@ def parsed(script: str) -> Node:
         said = done.stderr.decode(errors="replace").strip()
         found = _ERROR.match(said)
         where, what = (f"line {found[1]} ", found[2]) if found else ("", said)
-        raise ConfigError("script", f"{where}cannot be read, so its inputs have no safe place: {what}")
+        raise ConfigError("script", f"{where}cannot be read: {what}")
     tree: Node = json.loads(done.stdout)
     return tree
 
@@ -113,3 +113,9 @@ def literal(word: Node | None) -> str | None:
     """The text of a word; None if an expansion supplies a part of it."""
     found = unquoted(word)
     return None if None in found else "".join(each or "" for each in found)
+
+
+def bare(word: Node) -> str | None:
+    """The text of a word that is written without quotes; None for any other."""
+    parts = word.get("Parts", [])
+    return str(parts[0].get("Value", "")) if len(parts) == 1 and parts[0]["Type"] == "Lit" else None

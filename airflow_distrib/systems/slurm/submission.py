@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from airflow_distrib.systems.slurm.outputs import SlurmOutput
 
 JOB_SCRIPT, SPEC, PAYLOAD, RUNNER = "job.sh", "spec.json", "payload", "runner.pyz"
 STDOUT, STDERR = "stdout", "stderr"
-_OWN_TIME = re.compile(r"(?m)^\s*#SBATCH\s+(?:--time[=\s]|-t)")
 # Slurm's own placeholder for an element's index in the name of a file.
 ELEMENT = "%a"
 
@@ -62,10 +60,6 @@ def _quoted(word: str) -> str:
 
 class Body(Protocol):
     """What a job runs."""
-
-    @property
-    def own_time(self) -> bool:
-        """Whether it sets its own time limit."""
 
     @property
     def folder_for_output(self) -> bool:
@@ -119,7 +113,7 @@ class SlurmSubmission(Submission):
             if config.output is None and "open-mode" not in (config.sbatch_options or {}):
                 # One that Slurm starts again goes on with the same file.
                 fixed["open_mode"] = "append"
-        if config.time is None and self.seconds is not None and not self.body.own_time:
+        if config.time is None and self.seconds is not None:
             fixed["time"] = -(-self.seconds // 60)
         return self.body.call(config, folder, options.words(config, fixed), (where["output"], where["error"]))
 
@@ -183,7 +177,6 @@ class FunctionBody:
     python: str
     arguments: tuple[str, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
-    own_time = False
     folder_for_output = True
 
     def call(self, config: Sbatch, folder: str, words: list[str], streams: tuple[str, str]) -> SbatchCall:
@@ -212,7 +205,7 @@ def of_function(
     Raises:
         ConfigError: options that exclude each other.
     """
-    script.check_function_script(config)
+    config = script.checked_script(config)
     values = {
         "scratch": f"${script.RANKS}",
         "payload_sha256": hashlib.sha256(request.payload or b"").hexdigest(),
@@ -230,7 +223,6 @@ class ScriptBody:
 
     path: str
     arguments: tuple[str, ...]
-    own_time = False
     folder_for_output = False
 
     def call(self, config: Sbatch, folder: str, words: list[str], streams: tuple[str, str]) -> SbatchCall:
@@ -249,8 +241,3 @@ def of_script(config: Sbatch, request: JobRequest) -> SlurmSubmission:
 def passing_on(config: Sbatch) -> list[str]:
     """That sbatch hands its environment on, unless the user says what of it."""
     return [] if "export" in (config.sbatch_options or {}) else ["--export=ALL"]
-
-
-def sets_time(text: str) -> bool:
-    """Whether a script limits its own time."""
-    return _OWN_TIME.search(text) is not None

@@ -104,7 +104,7 @@ def test_everything_else_stays_as_it_is() -> None:
         ),
         ("echo @(a|{inputs.x})", "line 1 says {inputs.x} behind a backslash, or where"),
         ("if {inputs.x}; the\n", "script: line 1 cannot be read"),
-        ("echo ({inputs.x})", "script: line 1 cannot be read"),
+        ("true\ntrue\necho ({inputs.x})", "script: line 3 cannot be read: "),
         ("for {inputs.x} in a; do :; done", "script: line 1 cannot be read"),
     ],
 )

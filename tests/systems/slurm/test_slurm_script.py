@@ -19,6 +19,7 @@ from airflow_distrib.systems.elastic import slurm as elastic
 from airflow_distrib.systems.elastic.config import Elastic
 from airflow_distrib.systems.slurm import shell, submission
 from airflow_distrib.systems.slurm.config import Sbatch, Slurm
+from airflow_distrib.systems.slurm.outputs import SlurmOutput
 from airflow_distrib.systems.slurm.script import with_prelude
 from airflow_distrib.systems.slurm.submission import SbatchCall, SlurmSubmission
 
@@ -277,12 +278,117 @@ def test_windows_line_ends_do_no_harm() -> None:
     assert with_prelude("#!/bin/bash\r\necho a\r\n", ["b"]) == "#!/bin/bash\nb\necho a\n"
 
 
+@pytest.mark.parametrize("odd", ["\f", "\r", "\r\n", "\u2028", "\x85", "\n\n   \n\t\n", "  \n    a\n"])
+def test_text_in_quotes_stays_as_it_is(odd: str) -> None:
+    """Whatever a script holds in quotes reaches the job unchanged, even what other programs take for ends of lines."""
+    text = f"#!/bin/bash\nprintf '%s' 'a{odd}b'\n"
+    assert with_prelude(text, []) == text
+    assert of_text(text).files["job.sh"].decode().endswith(text.removeprefix("#!/bin/bash\n"))
+
+
+WRAPPER = "#!/bin/bash\n#SBATCH -J mine --comment='my own' # of two\n#SBATCH -t5 -o %j.out\n#SBATCH -n 3 --nice\n"
+
+
+def test_sbatch_lines_of_a_script_count() -> None:
+    """Lines that a user copies from a working script are honoured, though options of each job go before them."""
+    for made in (of_text(f"{WRAPPER}echo\n"), function(Slurm(script=f"{WRAPPER}{{task.fn}}\n")).call("/folder")):
+        assert any(word.startswith("--job-name=mine-") for word in made.words)
+        assert any(word.startswith("--comment=my own dag.task ") for word in made.words)
+        assert {"--time=5", "--output=%j.out", "--ntasks=3", "--error=/folder/stderr"} <= set(made.words)
+        assert made.stdout == ""
+        assert "#SBATCH -n 3 --nice" in made.files["job.sh"].decode()
+    wide = function(Slurm(script=f"{WRAPPER}{{task.fn}}\n"))
+    assert b"srun --kill" in wide.call("/f").files["ranks.sh"]
+    assert of_text("#SBATCH -a 2-3\n#SBATCH --open-mode truncate\necho").words.count("--open-mode=truncate") == 1
+    assert function(Slurm(script="#!/bin/sh\n#SBATCH --array=2-3\n{task.fn}")).array == [2, 3]
+
+
+def test_options_of_the_config_win_over_sbatch_lines() -> None:
+    """One script serves several tasks, as with sbatch itself, whose options win over a script's lines."""
+    assert "--time=7" in of_text(f"{WRAPPER}echo\n", time=7).words
+    assert "--time=5" not in of_text(f"{WRAPPER}echo\n", time=7).words
+    # What follows the first command, or a second #, is no line of sbatch's.
+    assert not any(word.startswith("--time") for word in of_text("##SBATCH -t 5\necho\n#SBATCH -t 5\n").words)
+
+
+@pytest.mark.parametrize(
+    ("lines", "text"),
+    [
+        ("#SBATCH --test-only", "script: line 2 sets --test-only, which cannot be set: nothing would run"),
+        ("#SBATCH -W", "script: line 2 sets --wait, which cannot be set"),
+        ("#SBATCH --time=soon", "script: line 2 sets --time, which must be such as 90 (minutes)"),
+        ("#SBATCH --ntasks", "script: line 2 sets --ntasks without a value"),
+        ("#SBATCH -n 2\n#SBATCH hetjob\n", "script: line 3 begins a component; use task_config"),
+        ("#SBATCH ntasks=2", "script: line 2 says 'ntasks=2', which is no option of sbatch"),
+        ("#SBATCH --comment='a", "script: line 2 cannot be taken apart into options"),
+        ("#SBATCH --time={inputs.x}", "script: line 2: #SBATCH lines are no shell"),
+    ],
+)
+def test_sbatch_lines_that_cannot_count_are_refused(lines: str, text: str) -> None:
+    """The error names the line and the option, instead of a job that quietly runs otherwise."""
+    with pytest.raises(ConfigError) as refused:
+        shell.check_script("script", f"#!/bin/bash\n{lines}\necho\n")
+        of_text(f"#!/bin/bash\n{lines}\necho\n")
+    assert text in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("true\n# {task.fn}\n", "script: line 2 says {task.fn} in a comment, in quotes or in a word"),
+        ("echo '{task.fn}'", "line 1 says {task.fn} in a comment, in quotes"),
+        ('bash -c "{task.fn}"', "line 1 says {task.fn} in a comment, in quotes"),
+        ("x{task.fn}", "line 1 says {task.fn} in a comment, in quotes or in a word"),
+        ("cat <<E\n{task.fn}\nE", "line 2 says {task.fn} in a comment"),
+        (
+            "cd /\nsrun -n 2 {task.fn}",
+            "line 2 says srun before {task.fn}, which starts the ranks by itself",
+        ),
+        ("time mpirun {task.fn}", "line 1 says mpirun before {task.fn}"),
+        ("if {task.fn}; fi", "script: line 1 cannot be read"),
+        ("#!/usr/bin/env python3\n{task.fn}", "script: must be a script of sh or bash"),
+    ],
+)
+def test_ranks_that_would_not_start_once_are_refused(script: str, text: str) -> None:
+    """A wrapper script that starts no ranks, or ranks within ranks, is an error when the DAG file is parsed."""
+    with pytest.raises(ConfigError) as refused:
+        function(Slurm(ntasks=2, script=script))
+    assert text in str(refused.value)
+    function(Slurm(ntasks=2, script="if ! X=1 timeout 1h {task.fn} >out; then exit 3; fi"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"script": "echo", "inputs": {"x": 1}}, "inputs.x: is not in the script; put {inputs.x} there, or remove it"),
+        ({"script": "echo", "outputs": {"y": SlurmOutput(to="/y")}}, "outputs.y: is not in the script"),
+        ({"script": "#!/usr/bin/perl\n", "inputs": {"x": 1}}, "inputs: are for scripts of sh or bash"),
+        ({"script": "eval {inputs.x}", "inputs": {"x": "{{ rm }}"}}, "line 1 says {inputs.x} for eval"),
+    ],
+)
+def test_inputs_and_outputs_without_effect_are_refused(arguments: dict[str, Any], text: str) -> None:
+    """A forgotten placeholder is an error, instead of a script that runs without its input."""
+    with pytest.raises(ConfigError) as refused:
+        shell.of_shell(Sbatch(), JobRequest(identity=IDENTITY, arguments=arguments))
+    assert text in str(refused.value)
+
+
+def test_outputs_and_variables_that_a_script_knows_itself_are_no_mistake() -> None:
+    """A script may write to a fixed location, or use the variable behind a placeholder."""
+    arguments = {
+        "script": 'tool "$AIRFLOW_INPUTS_x" >/data/y',
+        "inputs": {"x": 1},
+        "outputs": {"y": SlurmOutput(location="/data/y")},
+    }
+    assert shell.of_shell(Sbatch(), JobRequest(identity=IDENTITY, arguments=arguments)).outputs
+
+
 def test_a_script_may_be_indented_as_its_dag_file_is() -> None:
     """A script can be indented like the code around it, and its own #SBATCH time still counts."""
     text = "\n    #!/bin/bash\n    #SBATCH --time=30\n    echo hi\n"
     made = of_text(text, deadline_seconds=90)
     assert made.files["job.sh"].decode().splitlines()[:2] == ["#!/bin/bash", "#SBATCH --time=30"]
-    assert not any(word.startswith("--time") for word in made.words)
+    assert [word for word in made.words if word.startswith("--time")] == ["--time=30"]
     assert of_text("\n#!/usr/bin/env python3\nprint()\n").files["job.sh"].startswith(b"#!/usr/bin/env python3\n")
 
 
