@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,12 +16,23 @@ from airflow_distrib.core.errors import ClusterError, ConfigError, DistribError
 from airflow_distrib.hooks.fields import flag
 from airflow_distrib.systems.slurm.ssh import SshClient, SshSettings
 
+log = logging.getLogger(__name__)
+
 DEFAULT = "ssh_default"
 # Jump hosts behind jump hosts, at most.
 _MOST_JUMPS = 5
 
 # Fields of the extra that Airflow's own provider reads and that change what we would do.
 _NOT_SUPPORTED = ("ciphers", "disabled_algorithms")
+_OURS = (
+    *("key_file", "private_key", "client_keys", "private_key_passphrase", "certificate", "agent", "host_key"),
+    *("known_hosts", "no_host_key_check", "host_proxy_cmd", "jump_conn_id", "conn_timeout", "slurm_path", "workdir"),
+)
+# Those that have nothing to do here: the connection may serve Airflow's own operators too.
+_AIRFLOWS = (
+    *("allow_host_key_change", "auth_timeout", "banner_timeout", "cmd_timeout", "compress", "keepalive_interval"),
+    *("look_for_keys", "timeout", *_NOT_SUPPORTED),
+)
 
 
 class SlurmSSHHook(BaseHook):
@@ -28,7 +41,8 @@ class SlurmSSHHook(BaseHook):
     Host, port, login and password are the connection's own. Its extra is that of Airflow's
     own provider (``key_file``, ``private_key``, ``private_key_passphrase``, ``host_key``,
     ``no_host_key_check``, ``conn_timeout``, ``host_proxy_cmd``), and in addition
-    ``certificate``, ``known_hosts`` (a path, or the lines themselves), ``jump_conn_id``,
+    ``client_keys`` (a path or several, as in Flyte's ``ssh_config``), ``certificate``,
+    ``known_hosts`` (a path, or the lines themselves), ``jump_conn_id``,
     ``agent`` (false to leave a running ssh-agent alone), ``slurm_path`` and ``workdir``.
     Unlike there, the host key is checked unless ``no_host_key_check`` is true.
 
@@ -124,6 +138,11 @@ def settings_of(connection: Connection) -> SshSettings:
         raise ConfigError(where, f"must be of type ssh, not {connection.conn_type!r}")
     if not connection.host:
         raise ConfigError(where, "has no host")
+    for name in extra:
+        if name not in (*_OURS, *_AIRFLOWS):
+            close = difflib.get_close_matches(str(name), _OURS, 1, 0.6)
+            hint = f"did you mean {close[0]!r}?" if close else f"its fields are {', '.join(_OURS)}"
+            log.warning("%s: %s in its extra has no effect; %s", where, name, hint)
     for name in _NOT_SUPPORTED:
         if extra.get(name):
             raise ConfigError(where, f"{name} in its extra is not supported here; put it into ~/.ssh/config")
@@ -150,18 +169,19 @@ def settings_of(connection: Connection) -> SshSettings:
 
 
 def _keys(where: str, extra: Mapping[str, object]) -> tuple[tuple[str, str | None], ...]:
-    key, file = extra.get("private_key"), extra.get("key_file")
-    if key and file:
-        raise ConfigError(where, "sets private_key and key_file; set only one of them")
-    if file:
-        key = _text(where, "key_file", str(file))
+    given = [name for name in ("private_key", "key_file", "client_keys") if extra.get(name)]
+    if len(given) > 1:
+        raise ConfigError(where, f"sets {given[0]} and {given[1]}; set only one of them")
     certificate = str(extra.get("certificate") or "") or None
-    if not key:
+    if not given:
         if certificate:
             raise ConfigError(where, "certificate needs the private_key or key_file that it is for")
         return ()
+    value = extra[given[0]]
+    several = value if isinstance(value, list) else [value]
+    texts = [str(each) if given[0] == "private_key" else _text(where, given[0], str(each)) for each in several]
     # Keys pasted into one line of JSON or an environment variable.
-    return ((str(key).replace("\\n", "\n").strip() + "\n", certificate),)
+    return tuple((text.replace("\\n", "\n").strip() + "\n", certificate) for text in texts)
 
 
 def _known_hosts(where: str, value: object) -> str | None:

@@ -38,10 +38,32 @@ def test_a_connection_of_airflows_own_provider_is_understood(tmp_path: Path) -> 
     assert settings_of(connection(known_hosts="login ssh-ed25519 AAAA")).known_hosts == "login ssh-ed25519 AAAA"
 
 
+def test_keys_are_found_where_flyte_has_them(tmp_path: Path) -> None:
+    """Users who come from Flyte keep the client_keys of their ssh_config: one path, or several to try."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(f"{name}\n{KEY}")
+    one, both = str(tmp_path / "a"), [str(tmp_path / "a"), str(tmp_path / "b")]
+    assert settings_of(connection(client_keys=one)).private_keys == ((f"a\n{KEY.strip()}\n", None),)
+    keys = settings_of(connection(client_keys=both)).private_keys
+    assert [text[0] for text, certificate in keys] == ["a", "b"]
+
+
+def test_an_unknown_field_of_the_extra_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt field has no effect, which is hard to see; fields of Airflow's own provider are no mistake."""
+    settings_of(connection(compress=True, keepalive_interval=30, slurm_path="/opt/slurm/bin"))
+    assert caplog.messages == []
+    settings_of(connection(slurmpath="/opt/slurm/bin", colour="red"))
+    first, second = caplog.messages
+    assert first == "connection 'c': slurmpath in its extra has no effect; did you mean 'slurm_path'?"
+    assert second.startswith("connection 'c': colour in its extra has no effect; its fields are key_file, ")
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
         ({"private_key": "x", "key_file": "y"}, "sets private_key and key_file"),
+        ({"key_file": "x", "client_keys": "y"}, "sets key_file and client_keys"),
+        ({"client_keys": ["/nowhere/key"]}, "client_keys '/nowhere/key' cannot be read where Airflow runs"),
         ({"key_file": "/nowhere/key"}, "key_file '/nowhere/key' cannot be read where Airflow runs"),
         ({"known_hosts": "/nowhere/hosts"}, "known_hosts '/nowhere/hosts' cannot be read"),
         ({"certificate": "x"}, "certificate needs the private_key or key_file that it is for"),
