@@ -85,12 +85,14 @@ class SlurmShellOperator(_ScriptOperator):
     """Submit a shell script that the DAG holds.
 
     In the script, ``{inputs.name}`` stands for an input and ``{outputs.name}`` for the path of
-    an output. Values never become part of the script, so that none can break it or add to it;
-    all other braces are the shell's. The task returns what
-    :class:`SlurmScriptOperator` returns, with ``outputs`` by name.
+    an output; all other braces are the shell's, and ``{{inputs.name}}`` is the text
+    ``{inputs.name}``. Values never become part of the script. Where the shell or another program
+    would run a text, only numbers are taken, or plain words; anything else is an error. The
+    task returns what :class:`SlurmScriptOperator` returns, with ``outputs`` by name.
 
     Args:
-        script: the script; not templated, because ``{{`` and ``{#`` are the shell's.
+        script: the script; not templated, because ``{{`` and ``{#`` are the shell's. Its
+            ``#SBATCH`` lines count; options in the config win over them.
         inputs: values by name: text, numbers, or lists and mappings, which become JSON. An
             ``ObjectStoragePath`` is copied to the cluster, and stands for the copy's path.
             Templated.

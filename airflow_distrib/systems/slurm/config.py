@@ -283,8 +283,9 @@ class Slurm(Sbatch):
     """A Python function on the tasks of a Slurm job: its resources, and where its Python is.
 
     Attributes:
-        script: a batch script around the ranks, which start where it says ``{task.fn}``;
-            everything else in it is the shell's. By default just the ranks.
+        script: a batch script around the ranks, which start where it says ``{task.fn}``, a
+            command of its own; everything else in it is the shell's, and its ``#SBATCH`` lines
+            count where the config sets nothing else. By default just the ranks.
         modules: environment modules to load, "python/3.12".
         venv: folder of a virtual environment to activate.
         conda_env: name or folder of a conda environment to activate.
