@@ -47,6 +47,7 @@ class Reading:
 
     Attributes:
         takes: for each word, what a value in it may be, and why no other.
+        commands: words that are the names of commands.
         code: words that the shell runs as they stand; each with a name where it has words of its own.
     """
 
@@ -55,6 +56,7 @@ class Reading:
         self._words, self._own = arguments, own
         self._stdin: list[Takes] = []
         self.code: list[tuple[str, str]] = []
+        self.commands: list[int] = []
         if arguments:
             self._command(0)
 
@@ -73,6 +75,7 @@ class Reading:
     def _command(self, at: int, *, surely: bool = True) -> None:
         """The command whose name is this word."""
         head = self._words[at]
+        self.commands.append(at)
         name = head.name if head.place is False else None
         if name is None:
             if all(each.is_option for each in self._words[at + 1 :]):
@@ -108,17 +111,24 @@ class Reading:
 
     def _of_variable_command(self, at: int) -> None:
         """A command that only the job knows, and that may vanish, so that the next word is the command."""
-        vanishes = self._words[at].place is False
+        vanishes = not (self._words[at].place or self._words[at].one)
         for each in range(at + 1, len(self._words)):
             word, before = self._words[each], self._words[each - 1].text or ""
             code = vanishes or _CODE_OPTION.fullmatch(before)
-            self._limit(each, NUMBER if code else WORD, "for a command that only the job knows")
-            vanishes = vanishes and not word.place and None in word.parts
+            self._limit(each, NUMBER if code else WORD, "for a command that only the job knows; write it in quotes")
+            vanishes = vanishes and not (word.place or word.one) and None in word.parts
         self._unknown(at)
+
+    def _after_code_options(self, at: int) -> None:
+        """Words that would be code, if a word is a shell that only the job knows."""
+        for each in range(at + 2, len(self._words)):
+            if _CODE_OPTION.fullmatch(self._words[each - 1].text or ""):
+                self._limit(each, NUMBER, "for a command that only the job knows")
 
     def _assigned(self, at: int) -> None:
         if (found := SETS.fullmatch(self._words[at].start)) and None in self._words[at].parts:
-            self._limit(at, of_variable(found[1]), f"in {found[1]}, which programs take for more than text")
+            takes = min(of_variable(found[1]), self._own.variables.get(found[1], TEXT))
+            self._limit(at, takes, f"in {found[1]}, which is used for more than text")
 
     # ------------------------------------------------------------------ programs that are known
 
@@ -136,19 +146,28 @@ class Reading:
             if word.text == "--" and not scan.body:
                 scan.wants, scan.unsure = "", False
             elif scan.body and (how.stops or not (word.is_option or scan.wants == "code")):
-                self._limit(each, how.rest, f"for {name}")
+                # Words after a script of the user's own are that script's.
+                takes = TEXT if how.stops and not scan.runs else how.rest
+                self._limit(each, NUMBER if scan.reads_stdin and is_shell(name) else takes, f"for {name}")
+            elif word.is_option and how.before > 1 and not scan.before and not scan.wants:
+                # Words of what the image itself runs.
+                self._unknown(each - 2)
+                return
             elif word.is_option and not (scan.wants == "code" and word.place):
                 self._option(name, how, each, scan)
             elif scan.wants:
                 self._value(name, how, each, scan)
             elif self._operand(name, how, each, scan):
                 return
-        self._end(name, how, scan)
+        self._end(name, how, scan, at)
 
-    def _end(self, name: str, how: Program, scan: _Scan) -> None:
+    def _end(self, name: str, how: Program, scan: _Scan, at: int) -> None:
         """What follows from all of its words."""
         if scan.reads_stdin or not (how.command or scan.body):
             self._stdin.append(NUMBER if scan.reads_stdin else how.stdin)
+        if how.rest is WORD and not how.stops:
+            # conda run, and the like.
+            self._unknown(at)
         if how.command:
             self._stdin += [] if self._stdin else [WORD]
             for each in scan.vague:
@@ -168,7 +187,8 @@ class Reading:
             self._limit(at, NUMBER, f"in {option.partition('=')[0]} of {name}, {_ADVICE}")
             scan.wants = "" if whole or None in word.parts else "code"
         elif how.has("data", option):
-            glued = whole or None in word.parts or (len(option) > 2 and option[1] != "-" and len(option[1:]) > 1)
+            exact = option in how.data.split() or len(option) == 2
+            glued = whole or None in word.parts or not exact
             scan.wants, scan.values = ("" if glued else "data"), (2 if option in _TWO_VALUES else 1)
         elif how.has("flags", option):
             scan.wants, scan.reads_stdin = "", scan.reads_stdin or option == "-s"
@@ -197,9 +217,10 @@ class Reading:
     def _operand(self, name: str, how: Program, at: int, scan: _Scan) -> bool:
         """One of the words that are no option; true if it is a command, which has been read."""
         word = self._words[at]
-        if None in word.parts and not word.place and "/" not in word.around:
+        if None in word.parts and not word.place and "/" not in word.around and not (how.command and word.one):
             # Several words, or none.
             self._limit(at, WORD if how.command else how.first, f"for {name}")
+            self._after_code_options(at)
             scan.unsure = True
             scan.vague.append(at)
         elif scan.before:

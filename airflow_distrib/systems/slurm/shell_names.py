@@ -24,10 +24,12 @@ class Argument:
     Attributes:
         parts: its text; None for each part that a value or an expansion supplies.
         place: whether a value of the DAG is in it.
+        one: whether quotes keep it one word.
     """
 
     parts: tuple[str | None, ...]
     place: bool = False
+    one: bool = False
 
     @property
     def text(self) -> str | None:
@@ -65,11 +67,19 @@ class Functions:
         takes: what their words take.
         starters: functions that run their words as a command, with how many they take away before.
         bodies: of the functions.
+        variables: what variables take because of their uses.
     """
 
     takes: dict[str, Takes] = field(default_factory=dict)
     starters: dict[str, int] = field(default_factory=dict)
     bodies: dict[str, list[Node]] = field(default_factory=dict)
+    variables: Mapping[str, Takes] = field(default_factory=dict)
+
+    def add(self, other: Functions) -> None:
+        """Take over those of code within the script."""
+        self.takes |= other.takes
+        self.starters |= other.starters
+        self.bodies |= other.bodies
 
 
 def argument(word: Node) -> Argument:
@@ -81,7 +91,9 @@ def argument(word: Node) -> Argument:
         parts += [
             None if number % 2 else text for number, text in enumerate(split) if number % 2 or text or len(split) == 1
         ]
-    return Argument(tuple(parts), _holds_place(word))
+    several = any(each.get("Param", {}).get("Value") == "@" or "Index" in each for each in nodes(word))
+    quoted = all(each["Type"] == "DblQuoted" for each in word.get("Parts", []))
+    return Argument(tuple(parts), _holds_place(word), quoted and not several)
 
 
 def arguments(call: Node) -> list[Argument]:
@@ -162,7 +174,7 @@ def file_of(word: Node | None) -> str | None:
 
 def own(tree: Node, known: Mapping[str, Takes]) -> Functions:
     """The script's functions and aliases; commands that are hashed are what the script says."""
-    found = Functions()
+    found = Functions(variables=known)
     for node in nodes(tree):
         if node.get("Type") == "FuncDecl":
             name = node["Name"]["Value"]

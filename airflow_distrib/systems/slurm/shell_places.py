@@ -131,8 +131,9 @@ class _Walk:
             return
         key = name if VARIABLE.fullmatch(name) else f"{self._function}()"
         takes = min(takes, self._cap[0])
-        if takes < self.uses.get(key, TEXT):
-            self.uses[key] = takes
+        for each in (key, f"{self._function}()") if name == "OPTARG" else (key,):
+            if takes < self.uses.get(each, TEXT):
+                self.uses[each] = takes
 
     def _parameter(self, part: Node, takes: Takes, why: str, quoting: str) -> None:
         name = part.get("Param", {}).get("Value", "")
@@ -213,6 +214,8 @@ class _Walk:
                 takes = TEXT if takes > NUMBER else NUMBER
                 self._runs(word, takes)
             self._word(redirect.get("Hdoc"), takes, why, DOUBLE)
+            if takes is NUMBER and (code := literal(redirect.get("Hdoc"))) and not TOKEN.search(code):
+                self._nested("", code)
         else:
             takes, why = (NUMBER if operator in (">&", "<&") else TEXT), "as the number of a file"
         self._word(word, NUMBER if redirect.get("Hdoc") else takes, why)
@@ -255,7 +258,7 @@ class _Walk:
                 self._used("@", TEXT if self._function in self._own.bodies else NUMBER)
                 continue
             self._word(word, *min((takes, why), kept, key=lambda each: each[0]))
-            self._runs(word, NUMBER if at == 0 and "/" in words[0].around else takes)
+            self._runs(word, NUMBER if at in reading.commands and "/" in words[at].around else takes)
         if words and words[0].name in self._own.bodies:
             self._printed_by(words[0].name or "")
 
@@ -270,6 +273,8 @@ class _Walk:
         if tree is None:
             return NUMBER, "for code that cannot be read"
         self._function = scope or before
+        self._own.add(own(tree, self._known))
+        self._declared |= declared(tree)
         self._statements(tree)
         self._function = before
         return (self._known.get(f"{scope}()", TEXT) if scope else TEXT), "for code that runs it or calculates with it"
@@ -282,7 +287,8 @@ class _Walk:
         if texts[:1] == ["printf"] and texts[1:2] and texts[1].startswith("-v"):
             name = texts[1][2:] or texts[2]
             return self._of(name), f"as the value of {name}, which is used for more than text"
-        return TEXT, ""
+        # The last word of the command before.
+        return self._known.get("_", TEXT), "as the value of $_, which is used for more than text"
 
     def _binary(self, node: Node) -> None:
         takes = self._fed_to(node["Y"]) if node["Op"].startswith("|") and node["Op"] != "||" else (TEXT, "")
@@ -328,7 +334,7 @@ class _Walk:
     def _test(self, node: Node) -> None:
         kind, operator = node.get("Type"), node.get("Op", "")
         if kind == "Word":
-            self._word(node, TEXT)
+            self._word(node, self._known.get("BASH_REMATCH", TEXT), "as a text whose parts are used for more than text")
         elif operator in ("-v", "-R") or (operator in shell_commands.COMPARES and kind == "BinaryTest"):
             self._arithmetic(children(node, "X", "Y"))
         else:

@@ -110,14 +110,15 @@ _WORDS_ONLY = Program(first=WORD, rest=WORD, stdin=TEXT)
 _STARTER = Program(
     code="--entrypoint --env-file --launch-agent --prolog --epilog --task-prolog --task-epilog --multi-prog",
     data=(
-        "-v --volume --mount -B --bind -w --workdir --pwd -D --chdir -o --output -e --error -J --job-name --comment "
+        "--volume --mount -B --bind -w --workdir --pwd -D --chdir -o --output -e --error -J --job-name --comment "
         "--name --mpi -N --nodes -n --ntasks -c --cpus-per-task -p --partition -A --account -q --qos -t --time --mem "
         "-G --gpus --gres --cpu-bind --gpu-bind --distribution -m --ntasks-per-node --gpus-per-task --mem-per-cpu -np "
-        "--bind-to --map-by --rank-by --hostfile --machinefile -H --host -ppn --network --shm-size --ipc --user "
+        "--bind-to --map-by --rank-by --hostfile --machinefile -hostfile -machinefile "
+        "-H --host -ppn --network --shm-size --ipc --user "
         "--hostname --env --cpunodebind --membind --signal --kill-after -k -s -x"
     ),
     flags=(
-        "E H K O Q i k l q s t -l --label --unbuffered --exclusive --overlap --exact --overcommit --pty --no-kill "
+        "v E H K O Q i k l q s t -l --label --unbuffered --exclusive --overlap --exact --overcommit --pty --no-kill "
         "--kill-on-bad-exit --oversubscribe --allow-run-as-root --report-bindings --use-hwthread-cpus --tag-output "
         "--display-map --foreground --preserve-status --verbose --quiet --rm --nv --rocm --cleanenv --contain "
         "--containall --no-home --writable-tmpfs --fakeroot --ignore-environment --no-capture-output --interactive "
@@ -231,17 +232,20 @@ _KINDS: Iterable[tuple[str, Program]] = [
         "sudo doas",
         _with(_STARTER, code="i s", data="C D R T g h p r t u --user --group --host", flags="A E H K P S b k n"),
     ),
-    ("setsid command exec stdbuf", _with(_STARTER, data="a", flags="c f l p w v V")),
+    ("setsid command exec", _with(_STARTER, data="a", flags="c f l p w v V")),
+    ("stdbuf", _with(_STARTER, data="e i o --error --input --output")),
+    ("time", _with(_STARTER, data="f o --format --output", flags="a p q v --append --portability --verbose")),
+    ("taskset", _with(_STARTER, before=1, data="", flags="a c p --all-tasks --cpu-list --pid")),
     (
-        "builtin nohup nice ionice unbuffer time strace ltrace valgrind ncu numactl srun "
+        "builtin nohup nice ionice unbuffer strace ltrace valgrind ncu numactl srun "
         "ibrun aprun jsrun prun lrun mpirun mpiexec orterun fakeroot catchsegv unshare nsenter busybox setarch",
         _STARTER,
     ),
-    ("timeout taskset chrt flock chroot perf nsys poetry pipenv uv pixi accelerate coverage setpriv", _STARTS_LATER),
+    ("timeout chrt flock chroot perf nsys poetry pipenv uv pixi accelerate coverage setpriv", _STARTS_LATER),
     ("script", _with(_DATA_TOOL, code="c --command", any_stdin=NUMBER)),
     (
         "docker podman apptainer singularity nerdctl enroot shifter udocker",
-        _with(_STARTER, before=2, flags=f"it {_STARTER.flags}"),
+        _with(_STARTER, before=2, data=f"-v {_STARTER.data}"),
     ),
     ("torchrun deepspeed horovodrun", Program(code="m --module", flags="--standalone", stops=True, stdin=TEXT)),
 ]

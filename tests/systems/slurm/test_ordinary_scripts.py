@@ -42,6 +42,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     (tmp_path / "file").write_text("line\n")
+    (tmp_path / "show.pl").write_text('print "@ARGV\\n"')
     (tmp_path / "show.py").write_text("import sys\nprint(*sys.argv[1:])\n")
     return tmp_path
 
@@ -53,7 +54,7 @@ def test_an_ordinary_script_gets_exactly_the_value(script: str, expected: str, f
     made = read(script)
     made.check(values)
     whole = "\n".join([*assignments(values), made.text])
-    environment = {"PATH": f"{folder}/bin:{os.environ['PATH']}", "HOME": str(folder)}
+    environment = {"PATH": f"{folder}/bin:{os.environ['PATH']}", "HOME": str(folder), "N": "1"}
     done = subprocess.run(
         ["bash", "-c", whole], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
