@@ -200,7 +200,9 @@ def slurm_bad() -> None:
     SlurmShellOperator(
         task_id="some_elements", script="exit $((SLURM_ARRAY_TASK_ID % 2))", task_config=Sbatch(array="0-3")
     )
-    SlurmShellOperator(task_id="no_output", script="true", outputs={"model": SlurmOutput(to=f"{FOLDER}/model")})
+    SlurmShellOperator(
+        task_id="no_output", script="true {outputs.model}", outputs={"model": SlurmOutput(to=f"{FOLDER}/model")}
+    )
     SlurmShellOperator(task_id="no_dependency", script="true", task_config=Sbatch(dependency="afterok:{{ 0 }}1"))
     SlurmOperator(task_id="no_connection", python_callable=_hang, ssh_conn_id="nowhere")
 
