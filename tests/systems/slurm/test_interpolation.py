@@ -126,7 +126,10 @@ def test_a_place_where_no_value_can_stand_is_refused(script: str, text: str) -> 
         ("PATH={inputs.a}", "as the value of PATH, which is used for more than text"),
         ("v={inputs.a}; (( v ))", "as the value of v, which is used for more than text"),
         ("echo {inputs.a} | bash", "as the input of bash, which may run it"),
-        ("$CMD a {inputs.a}", "for a command that only the job knows; there it must be a number, or only letters"),
+        (
+            "$CMD a {inputs.a}",
+            "for a command that only the job knows; write it in quotes; there it must be a number, or only",
+        ),
         ("mine 'f({inputs.a})'", "inside a longer text for mine; there it must be a number, or only letters"),
         ("find {inputs.a}", "for find; there it must be text that does not begin with a -"),
     ],
