@@ -39,7 +39,7 @@ OPTIONS: dict[str, Any] = {
     "labels": {"a": "b"},
     "annotations": {"a": "b"},
     "namespace": "other",
-    "queue": "team",
+    "kueue_queue": "team",
     "suspend": True,
     "scheduling_policy": {"queue": "q"},
     "restart_policy": "OnFailure",
@@ -58,7 +58,7 @@ def test_an_option_of_a_cluster_on_one_node_needs_an_image(option: str) -> None:
     if option == "volume_mounts":
         fields["volumes"] = OPTIONS["volumes"]
     with pytest.raises(
-        ConfigError, match=f"^(image: is required on Kubernetes, and the Pod .*{option}.* has none|suspend: )"
+        ConfigError, match=f"task_config.(image: is required on Kubernetes, and the Pod .*{option}.* has none|suspend: )"
     ):
         ElasticOperator(task_id="t", python_callable=print, task_config=fields)
     if option != "suspend":
