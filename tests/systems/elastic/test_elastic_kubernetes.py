@@ -57,9 +57,8 @@ def test_an_option_of_a_cluster_on_one_node_needs_an_image(option: str) -> None:
     fields = {option: OPTIONS[option]}
     if option == "volume_mounts":
         fields["volumes"] = OPTIONS["volumes"]
-    with pytest.raises(
-        ConfigError, match=f"task_config.(image: is required on Kubernetes, and the Pod .*{option}.* has none|suspend: )"
-    ):
+    expected = f"task_config.(image: is required on Kubernetes, and the Pod .*{option}.* has none|suspend: )"
+    with pytest.raises(ConfigError, match=expected):
         ElasticOperator(task_id="t", python_callable=print, task_config=fields)
     if option != "suspend":
         task = ElasticOperator(task_id="t", python_callable=print, task_config={"image": "x", **fields})
