@@ -42,6 +42,11 @@ def run(spec: Spec, rank: Rank, call: Optional[payload.Call] = None) -> int:
     # What an earlier restart of this rank left is over.
     report.forget(spec.directory, rank.rank)
     _report_early_exit(spec, rank)
+    with contextlib.suppress(Exception):
+        # Where to look when a rank hangs.
+        print(
+            "rank {} of {} on {}, process {}".format(rank.rank, rank.world_size, socket.gethostname(), pid), flush=True
+        )
     ended = _called(spec, rank, call)
     if os.getpid() != pid:
         # A child that the function forked came back here; the rank is its parent.

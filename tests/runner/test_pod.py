@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,7 +49,9 @@ def test_a_small_result_is_the_termination_message(tmp_path: Path) -> None:
 
     environment = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}
     code, log, document = ended(start(numbers, tmp_path, environment), tmp_path)
-    assert (code, log) == (0, "[rank 0] hello\n")
+    beginning, _, rest = log.partition("\n")
+    assert beginning.startswith(f"[rank 0] rank 0 of 4 on {socket.gethostname()}, process ")
+    assert (code, rest) == (0, "[rank 0] hello\n")
     assert document is not None
     assert (document.rank, document.world_size, document.result) == (0, 4, '["0", "4"]')
 
@@ -98,6 +101,7 @@ def test_a_stop_is_the_termination_message_even_if_the_function_then_returns(num
     process = start(obey, tmp_path, {})
     try:
         assert process.stdout is not None
+        process.stdout.readline()
         assert process.stdout.readline() == "[rank 0] ready\n"
         process.send_signal(number)
         code, _, document = ended(process, tmp_path)
@@ -113,15 +117,13 @@ def test_a_rank_that_ends_by_the_signal_before_its_supervisor_has_not_failed(tmp
     """Slurm sends the signal to every process of a job, and the rank may be the faster one."""
 
     def wait() -> None:
-        import os
         import time
 
-        print(os.getpid(), flush=True)
         time.sleep(60)
 
     process = start(wait, tmp_path, {})
     assert process.stdout is not None
-    rank = int(process.stdout.readline().rpartition("] ")[2])
+    rank = int(process.stdout.readline().rpartition(" ")[2])
     os.kill(rank, signal.SIGTERM)
     time.sleep(0.05)
     process.terminate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,8 @@ from airflow_distrib.systems.local.plan import LocalPlan
 ONE = LocalPlan(specs.RANKS, 1)
 PAIR = LocalPlan(specs.RANKS, 2)
 
+# With which every rank begins.
+BEGINS = re.compile(r"rank \d+ of \d+ on \S+, process \d+")
 
 IDENTITY = JobIdentity("dag", "run", "task", -1, 1)
 
@@ -49,8 +52,9 @@ class Ended:
         return failure
 
     def text(self, rank: int | None) -> list[str]:
-        """Lines of one rank."""
-        return [line.text for line in self.lines if line.rank == rank]
+        """Lines of one rank, after the one with which every rank begins."""
+        lines = [line.text for line in self.lines if line.rank == rank]
+        return lines if rank is None else [each for each in lines if not BEGINS.fullmatch(each)]
 
 
 async def run(
