@@ -28,6 +28,8 @@ from airflow_distrib.runner.lines import RELAYED_LINE_BYTES, LineSplitter, RankL
 from airflow_distrib.runner.outcome import Outcome
 from airflow_distrib.systems.local.plan import LocalPlan
 
+# What the kernel says of a file that is no interpreter.
+_NO_INTERPRETER = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC)
 # The supervisor ends within its grace period; after this much longer it is killed too.
 _PATIENCE_SECONDS = 2.0
 
@@ -109,17 +111,11 @@ class LocalJob:
                 env=plan.environment(os.environ, port),
                 start_new_session=True,
             )
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except BaseException as error:
             shutil.rmtree(directory, ignore_errors=True)
-            raise ConfigError("python", f"there is no interpreter {python!r} on {socket.gethostname()}") from error
-        except OSError as error:
-            shutil.rmtree(directory, ignore_errors=True)
-            if error.errno not in (errno.EACCES, errno.ENOEXEC):
-                raise
-            text = f"{python!r} cannot be started on {socket.gethostname()}: {error.strerror}"
-            raise ConfigError("python", text) from error
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _NO_INTERPRETER:
+                text = f"{python!r} cannot be started on {socket.gethostname()}: {error.strerror}"
+                raise ConfigError("python", text) from error
             raise
         return cls(supervisor, directory, spec.grace_seconds)
 

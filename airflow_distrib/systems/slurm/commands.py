@@ -95,6 +95,24 @@ def _once(sbatch: str) -> str:
   fi"""
 
 
+def _settle(name: str, folder: str) -> str:
+    """Functions of shell: to cancel a job, and to leave nothing once the job is given up.
+
+    The second is for every end of a submission, also a refusal, because nobody else removes what is there.
+    """
+    return f"""withdraw() {{
+  scancel $(printf '%s' "$1" | sed -n 's/.*;/--clusters=/p') --name={shlex.quote(name)} "${{1%%;*}}"
+}}
+settle() {{
+  code=$?
+  [ -e given-up ] || exit $code
+  if [ -s submitted ]; then withdraw "$(cat submitted)"; fi
+  {remove_folder(folder)}
+  echo "nobody wants this job any more" >&2
+  exit {GIVEN_UP}
+}}"""
+
+
 def submit(
     folder: str,
     name: str,
@@ -114,30 +132,18 @@ def submit(
     exists = ""
     if script is not None:
         exists = f'if [ ! -r {path(script)} ]; then echo "no such script" >&2; exit {NO_SCRIPT}; fi\n'
-    quoted = shlex.quote(name)
     # sbatch hands its own environment and umask on to the job; ours are not the user's.
     theirs = "\n".join(['umask "$mask"', RESTORE, *exports, f"cd && exec sbatch --parsable {' '.join(words)}"])
     return f"""mask=$(umask)
 umask 077
 cd -- {shlex.quote(folder)} || exit {NO_FOLDER}
 {_lookup(name, clusters)}
-withdraw() {{
-  scancel $(printf '%s' "$1" | sed -n 's/.*;/--clusters=/p') --name={quoted} "${{1%%;*}}"
-}}
+{_settle(name, folder)}
 {exists}exec 9>lock || exit {NO_FOLDER}
 if command -v flock >/dev/null 2>&1; then
   flock -w {_LOCK_SECONDS} 9
   if [ $? -eq 1 ]; then echo "another submission of this job still runs" >&2; exit {TRY_AGAIN}; fi
 fi
-# However this ends, also with a refusal: once it is given up, nobody else removes what is here.
-settle() {{
-  code=$?
-  [ -e given-up ] || exit $code
-  if [ -s submitted ]; then withdraw "$(cat submitted)"; fi
-  {remove_folder(folder)}
-  echo "nobody wants this job any more" >&2
-  exit {GIVEN_UP}
-}}
 trap settle EXIT
 # While this waited for the lock it may have been given up, and the folder removed.
 if [ -e given-up ] || [ ! -e lock ]; then exit {GIVEN_UP}; fi

@@ -339,7 +339,7 @@ def test_a_value_that_cannot_be_a_port_is_an_error_that_names_it(port: str) -> N
 
 async def test_a_missing_interpreter_is_an_error_that_names_it() -> None:
     """The argument python= is a path of the worker, which may lack what the user's laptop has."""
-    with pytest.raises(ConfigError, match="there is no interpreter '/no/such/python'"):
+    with pytest.raises(ConfigError, match="^python: '/no/such/python' cannot be started on .*: No such file"):
         await run(print, python="/no/such/python")
 
 
