@@ -237,6 +237,10 @@ class AirflowStack:
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         self.call("PATCH", path, json={"new_state": state})
 
+    def set_slots(self, slots: int) -> None:
+        """How many tasks the default pool takes at once."""
+        self.call("PATCH", "/pools/default_pool", params={"update_mask": "slots"}, json={"slots": slots})
+
     def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Clear a task instance, as the button in the UI does."""
         body = {

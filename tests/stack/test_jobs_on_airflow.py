@@ -67,7 +67,8 @@ def test_killed_rank_is_named_rather_than_its_peers_broken_connection(stack: Air
     log = stack.log("killed_rank", run, "train")
     assert "rank 1 failed first" in log
     assert "SIGKILL" in log
-    assert "OOM killer" in log
+    # The kernel's own count of its kills tells, where it can be read, that it was not for memory.
+    assert "somebody sent it SIGKILL" in log or "OOM killer" in log
     assert processes_with(run) == {}
 
 
