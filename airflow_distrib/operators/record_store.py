@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from typing import Any
 
@@ -32,9 +33,14 @@ class RecordStore:
         earlier = self.read()
         self.scope = earlier.scope if earlier else ""
         if not self.scope:
-            self.scope = f"{installation()}-{secrets.token_hex(4)}" if durable else installation()
+            self.scope = f"{self._airflow}-{secrets.token_hex(4)}" if durable else self._airflow
         self.spec_hash = ""
         self.consumed = False
+
+    @functools.cached_property
+    def _airflow(self) -> str:
+        """This Airflow; asked once, because each folder of a sweep is compared with it."""
+        return installation()
 
     def read(self) -> JobRecord | None:
         """The last record, perhaps of an earlier try."""
@@ -49,6 +55,6 @@ class RecordStore:
 
     def ended(self, identity: JobIdentity) -> bool:
         """Whether a task instance of this Airflow waits for its job no more; False for another Airflow's."""
-        if identity.scope.partition("-")[0] != installation():
+        if identity.scope.partition("-")[0] != self._airflow:
             return False
         return has_ended(identity.dag_id, identity.run_id, identity.task_id, identity.map_index)
