@@ -186,7 +186,8 @@ def test_nothing_of_all_these_jobs_remains(good: Run, slurm: SlurmCluster) -> No
 FAILURES = {
     "rank_fails": ["RankFailed: rank 1 of 2 failed first", "ValueError: rank one is unhappy"],
     "memory": ["OutOfMemory: ", "exceeded memory limit", "raise mem"],
-    "timeout": ["JobTimedOut: TimedOut: the job was still running when the task's execution_timeout was over"],
+    # Where the nodes are busy it has not even begun.
+    "timeout": ["JobTimedOut: TimedOut: the job was still ", " when the task's execution_timeout was over"],
     "overtime": ["JobTimedOut: TimedOut: Slurm says that job", "is TIMEOUT", "raise time"],
     "partition": ["SubmitRefused: ", "Invalid partition name specified"],
     "option": ["SubmitRefused: ", "unrecognized option '--frobnicate=1'"],
